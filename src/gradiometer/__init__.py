@@ -1,0 +1,86 @@
+"""Measures the gradients of any PyTorch training, says why they vanish or explode, and where.
+
+The public names, loaded when they are first used, so that reading a run needs no torch::
+
+    import gradiometer as gm
+
+    with gm.watch(model, optimizer) as watch:
+        ...                              # the training loop as it was
+    print(gm.diagnose(watch.run))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gradiometer.version import __version__
+
+if TYPE_CHECKING:
+    from gradiometer.errors import (
+        DamagedRunError,
+        GradiometerError,
+        GradiometerWarning,
+        InputError,
+        NewerRunError,
+        NotARunError,
+        RunError,
+    )
+    from gradiometer.probe.watch import watch
+    from gradiometer.records import Diagnosis, Finding, Parameter, ParameterReading, Reading, Run, Site, SiteReading
+    from gradiometer.rules import diagnose
+    from gradiometer.store import load
+
+_HOME = {
+    "watch": "gradiometer.probe.watch",
+    "diagnose": "gradiometer.rules",
+    "load": "gradiometer.store",
+    **dict.fromkeys(
+        ["Diagnosis", "Finding", "Parameter", "ParameterReading", "Reading", "Run", "Site", "SiteReading"],
+        "gradiometer.records",
+    ),
+    **dict.fromkeys(
+        [
+            "DamagedRunError",
+            "GradiometerError",
+            "GradiometerWarning",
+            "InputError",
+            "NewerRunError",
+            "NotARunError",
+            "RunError",
+        ],
+        "gradiometer.errors",
+    ),
+}
+
+__all__ = [
+    "DamagedRunError",
+    "Diagnosis",
+    "Finding",
+    "GradiometerError",
+    "GradiometerWarning",
+    "InputError",
+    "NewerRunError",
+    "NotARunError",
+    "Parameter",
+    "ParameterReading",
+    "Reading",
+    "Run",
+    "RunError",
+    "Site",
+    "SiteReading",
+    "__version__",
+    "diagnose",
+    "load",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gradiometer' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""One study a file, on the public surface alone."""

@@ -1,0 +1,35 @@
+"""Each neuron's own learning speed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+UNITS_LIMIT = 512
+"""Layers with up to this many output units keep every unit's gradient norm; wider ones keep quantiles."""
+
+
+def unit_norms(gradient: Tensor) -> Tensor:
+    """Gradient norm of each output unit of a parameter.
+
+    Formula: ``s_j = sqrt(sum_i (dC/dw_ji)^2)``; for a vector (a bias) ``s_j = |dC/db_j|``.
+
+    Args:
+        gradient: of a parameter whose first dimension counts output units (as in linear layers and convolutions).
+
+    Returns:
+        A vector, one norm for each unit, in float32 or wider.
+
+    Example:
+        >>> unit_norms(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        tensor([5., 1.])
+
+    Source:
+        Nielsen, Neural Networks and Deep Learning (2015), chapter 5: the bars of the learning speed of neurons.
+    """
+    gradient = gradient.detach()
+    wide = torch.float64 if gradient.dtype == torch.float64 else torch.float32
+    if gradient.dim() <= 1:
+        return gradient.abs().to(wide).reshape(-1)
+    flat = gradient if gradient.dim() == 2 else gradient.flatten(1)
+    return torch.linalg.vector_norm(flat, dim=1, dtype=wide)

@@ -1,0 +1,134 @@
+"""A reading as bytes and back: columns of doubles and of text, compressed; sites and parameters by number.
+
+A reading of a thousand sites is a few kilobytes and takes a millisecond; the same as JSON takes twenty.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gradiometer.records import Parameter, ParameterReading, Reading, Site, SiteReading
+
+_ABSENT = -1.0  # stands for None in a column whose values are never negative
+_SITE_NUMBERS = ("passes", "rms", "mean", "nonfinite", "masked", "zeros", "saturation", "units", "examples", "dead",
+                 "grad_rms", "grad_nonfinite")  # fmt: skip
+_PARAMETER_NUMBERS = ("weight_rms", "weight_nonfinite", "grad_rms", "grad_nonfinite", "update_rms", "measured",
+                      "unit_quantiles")  # fmt: skip
+_COUNTS = frozenset(("passes", "nonfinite", "masked", "units", "examples", "dead", "grad_nonfinite", "measured"))
+_FLAGS = frozenset(("weight_nonfinite", "unit_quantiles"))
+
+Identity = Site | Parameter
+
+
+def pack(reading: Reading, number: Callable[[Identity], int]) -> bytes:
+    """Packs a reading; ``number`` gives each site and parameter the number it is stored under."""
+    head = {
+        "step": reading.step,
+        "optimizer": reading.optimizer,
+        "time": reading.time,
+        "loss": reading.loss,
+        "loss_scale": reading.loss_scale,
+        "level": reading.level,
+        "passes": reading.passes,
+        "loss_operations": reading.loss_operations,
+        "sites": [number(row.site) for row in reading.sites],
+        "shapes": [row.shape for row in reading.sites],
+        "masks": {i: row.dead_mask.hex() for i, row in enumerate(reading.sites) if row.dead_mask},
+        "parameters": [number(row.parameter) for row in reading.parameters],
+        "units": [len(row.unit_data) for row in reading.parameters],
+    }
+    text = json.dumps(head).encode()
+    body = [
+        len(text).to_bytes(4, "little"),
+        text,
+        *(_column(reading.sites, name) for name in _SITE_NUMBERS),
+        *(_column(reading.parameters, name) for name in _PARAMETER_NUMBERS),
+    ]
+    compressed = zlib.compress(b"".join(body), 1)
+    # The norms of the units stay as they are: a compressor finds nothing in them, and takes longest to say so.
+    return b"".join([len(compressed).to_bytes(4, "little"), compressed, *(row.unit_data for row in reading.parameters)])
+
+
+def unpack(data: bytes, identity: Callable[[int], Identity]) -> Reading:
+    """The reading that was packed; raises ``ValueError`` or ``zlib.error`` where the bytes are damaged."""
+    end = 4 + int.from_bytes(data[:4], "little")
+    units, data = data[end:], zlib.decompress(data[4:end])
+    start = 4 + int.from_bytes(data[:4], "little")
+    head: dict[str, Any] = json.loads(data[4:start])
+    site_columns, start = _columns(data, start, _SITE_NUMBERS, len(head["sites"]))
+    parameter_columns, _ = _columns(data, start, _PARAMETER_NUMBERS, len(head["parameters"]))
+    sites = []
+    for i, number in enumerate(head["sites"]):
+        site = identity(number)
+        if not isinstance(site, Site):
+            raise ValueError(f"identity {number} is no site")
+        row = {name: column[i] for name, column in site_columns.items()}
+        mask = bytes.fromhex(head["masks"].get(str(i), ""))
+        sites.append(SiteReading(site=site, shape=tuple(head["shapes"][i]), dead_mask=mask, **row))
+    parameters, start = [], 0
+    for i, number in enumerate(head["parameters"]):
+        parameter = identity(number)
+        if not isinstance(parameter, Parameter):
+            raise ValueError(f"identity {number} is no parameter")
+        row = {name: column[i] for name, column in parameter_columns.items()}
+        end = start + head["units"][i]
+        parameters.append(ParameterReading(parameter=parameter, unit_data=units[start:end], **row))
+        start = end
+    return Reading(
+        step=head["step"],
+        optimizer=head["optimizer"],
+        time=head["time"],
+        loss=head["loss"],
+        loss_scale=head["loss_scale"],
+        level=head["level"],
+        passes=head["passes"],
+        sites=tuple(sites),
+        parameters=tuple(parameters),
+        loss_operations=tuple(head["loss_operations"]),
+    )
+
+
+def identity_to_json(identity: Identity) -> str:
+    """A site or parameter as it is stored."""
+    return json.dumps({"type": type(identity).__name__, **asdict(identity)})
+
+
+def identity_from_json(text: str) -> Identity:
+    """The site or parameter that was stored."""
+    data = json.loads(text)
+    if data.pop("type") == "Site":
+        return Site(**data)
+    return Parameter(**data | {"shape": tuple(data["shape"])})
+
+
+def _column(rows: Sequence[Any], name: str) -> bytes:
+    values = (getattr(row, name) for row in rows)
+    return array("d", [_ABSENT if v is None else float(v) for v in values]).tobytes()
+
+
+def _columns(data: bytes, start: int, names: Sequence[str], count: int) -> tuple[dict[str, list[Any]], int]:
+    out = {}
+    for name in names:
+        end = start + 8 * count
+        column = array("d", data[start:end])
+        if len(column) != count:
+            raise ValueError(f"column {name} is cut short")
+        out[name] = [_value(name, v) for v in column]
+        start = end
+    return out, start
+
+
+def _value(name: str, value: float) -> Any:
+    if name == "mean":
+        return value
+    if value == _ABSENT:
+        return None
+    if name in _FLAGS:
+        return bool(value)
+    return int(value) if name in _COUNTS and math.isfinite(value) else value
