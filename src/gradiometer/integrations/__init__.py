@@ -1,1 +1,1 @@
-"""One framework a file."""
+"""Ways into trainings that are not a loop of one's own, one framework a file."""

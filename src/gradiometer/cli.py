@@ -1,0 +1,189 @@
+"""The command line: thin verbs over the public surface."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import gradiometer as gm
+from gradiometer.store import FOLDER, find, newest
+
+CANNOT_SAY = 2
+
+_out = click.option("--out", default=FOLDER, show_default=True, help="Folder of the runs.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gm.__version__, prog_name="gradiometer")
+def main() -> None:
+    """Measures the gradients of a PyTorch training and says where and why they are lost.
+
+    Start with:  gradiometer demo      then:  gradiometer run train.py
+    """
+
+
+@main.command()
+@_out
+def demo(out: str) -> None:
+    """Train a network that does not learn and its healthy twin, and see what is found."""
+    from gradiometer.experiments.demo import demo as train_and_show
+
+    _or_exit(lambda: train_and_show(Path(out), Console()))
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_out
+@click.option("-m", "as_module", is_flag=True, help="Run a module, as python -m does.")
+@click.option("--budget", default=0.01, show_default=True, help="Share of the training's time that watching may cost.")
+@click.option("--every", type=click.IntRange(min=1), help="Sample every n-th step instead.")
+@click.option("--level", type=click.Choice(["full", "parameters"]), default="full", show_default=True)
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(
+    out: str, as_module: bool, budget: float, every: int | None, level: str, script: str, arguments: tuple[str, ...]
+) -> None:
+    """Run SCRIPT unmodified, with its ARGUMENTS, under watch.
+
+    It runs as `python SCRIPT ARGUMENTS` would have run it, with the same output, exit code and tracebacks. What is
+    found is printed to standard error at the end.
+    """
+    from gradiometer.integrations.script import run_script
+
+    _or_exit(
+        lambda: run_script(
+            script,
+            arguments,
+            as_module=as_module,
+            folder=out,
+            budget=budget,
+            every=every,
+            level=level,
+            finished=lambda recorded: _summarize(script, recorded),
+        )
+    )
+
+
+def _summarize(script: str, recorded: gm.Run | None) -> None:
+    from gradiometer.report.text import show
+
+    sys.stdout.flush()
+    console = Console(stderr=True)
+    console.print()
+    if recorded is None:
+        console.print(
+            f"gradiometer: {script} ended before its first training step: nothing was recorded. A step is seen when an "
+            "optimizer of torch.optim steps, or backward() is called on what a module gave.",
+        )
+        return
+    console.rule("gradiometer", style="dim", align="left")
+    show(console, gm.diagnose(recorded), recorded)
+    console.print(f"\nrun: {recorded.path}", soft_wrap=True, highlight=False)
+
+
+@main.command()
+@click.argument("which", metavar="[RUN]", required=False)
+@_out
+@_json
+def diagnose(which: str | None, out: str, as_json: bool) -> None:
+    """Say what ails RUN, a file or a name from `gradiometer runs` (without it the newest).
+
+    Exit code: 0 healthy, 1 findings, 2 cannot say.
+    """
+    from gradiometer.report.text import show
+
+    def work() -> None:
+        path = find(which, out) if which else _newest(out)
+        recorded = gm.load(path)
+        diagnosis = gm.diagnose(recorded)
+        if as_json:
+            _print_json({"run": str(path), **diagnosis.to_dict()})
+        else:
+            console = Console()
+            show(console, diagnosis, recorded)
+            console.print(f"\nrun: {path}", soft_wrap=True, highlight=False)
+        sys.exit({True: 0, False: 1, None: CANNOT_SAY}[diagnosis.healthy])
+
+    _or_exit(work)
+
+
+@main.command()
+@_out
+@_json
+def runs(out: str, as_json: bool) -> None:
+    """List the runs of this folder, the newest first, each with its verdict.
+
+    Exit code: 0 if there are any, 2 if there are none.
+    """
+    rows = [_row(path) for path in newest(out)]
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("run", "started", "steps", "state", "verdict"):
+            table.add_column(name, overflow="fold", no_wrap=name == "run")
+        for row in rows:
+            verdict = row["error"] or {True: "healthy", False: "not healthy", None: "cannot say"}[row["healthy"]]
+            kinds = ", ".join(f["kind"].replace("_", " ") for f in row["findings"] if f["severity"] != "info")
+            started = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"])) if row["started"] else ""
+            state = "" if row["error"] else "finished" if row["finished"] else "running or cut off"
+            table.add_row(row["name"], started, str(row["steps"]), state, f"{verdict}: {kinds}" if kinds else verdict)
+        Console().print(table)
+    if not rows:
+        click.echo(f"There are no runs in {out}. Make one with: gradiometer run train.py", err=True)
+        sys.exit(CANNOT_SAY)
+
+
+def _row(path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": str(path), "name": path.stem, "started": None, "steps": 0, "finished": False}
+    try:
+        recorded = gm.load(path)
+        diagnosis = gm.diagnose(recorded)
+    except gm.RunError as error:
+        return row | {"healthy": None, "findings": [], "error": str(error)}
+    return row | {
+        "started": recorded.started,
+        "steps": recorded.steps,
+        "finished": recorded.finished,
+        "healthy": diagnosis.healthy,
+        "findings": diagnosis.to_dict()["findings"],
+        "error": None,
+    }
+
+
+def _newest(out: str) -> Path:
+    paths = newest(out)
+    if not paths:
+        raise gm.NotARunError(f"there are no runs in {out}. Make one with: gradiometer run train.py")
+    return paths[0]
+
+
+def _or_exit(work: Any) -> None:
+    try:
+        work()
+    except gm.GradiometerError as error:
+        click.echo(f"gradiometer: {error}", err=True)
+        sys.exit(CANNOT_SAY)
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(_strict(data), indent=2, allow_nan=False))
+
+
+def _strict(data: Any) -> Any:
+    """JSON knows no NaN and no infinities; they become the texts "nan", "inf" and "-inf"."""
+    if isinstance(data, dict):
+        return {str(k): _strict(v) for k, v in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_strict(v) for v in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return str(data)
+    return data

@@ -1,0 +1,88 @@
+"""The main job in a minute: a network that does not learn, its healthy twin, and what the instrument says of both."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.nn.functional import cross_entropy
+
+import gradiometer as gm
+from gradiometer.datasets import Dataset, digits
+from gradiometer.networks import mlp
+from gradiometer.report.text import show
+
+DEPTH, WIDTH, STEPS, BATCH, RATE = 12, 64, 400, 128, 0.01
+_ARMS = {
+    "sigmoid": "12 sigmoid layers, Xavier initialization",
+    "relu": "its twin: 12 ReLU layers, He initialization",
+}
+
+
+class Arm(NamedTuple):
+    """One training: its run and its accuracy on images it has not seen."""
+
+    title: str
+    run: gm.Run
+    diagnosis: gm.Diagnosis
+    accuracy: float
+
+
+def train(activation: str, data: Dataset, path: Path, progress: Progress | None = None) -> Arm:
+    """Trains one network under watch: SGD with momentum 0.9 on batches of 128."""
+    torch.manual_seed(0)
+    model = mlp(64, WIDTH, DEPTH, data.classes, activation)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    order = torch.Generator().manual_seed(1)
+    task = progress.add_task(_ARMS[activation], total=STEPS, loss=float("nan")) if progress is not None else None
+    with gm.watch(model, optimizer, every=10, path=path) as watch:
+        for step in range(STEPS):
+            batch = torch.randint(len(data.train_inputs), (BATCH,), generator=order)
+            optimizer.zero_grad()
+            loss = cross_entropy(model(data.train_inputs[batch]), data.train_targets[batch])
+            loss.backward()
+            optimizer.step()
+            if progress is not None and task is not None:
+                progress.update(task, advance=1, loss=loss.item(), refresh=step == STEPS - 1)
+    with torch.no_grad():
+        accuracy = (model(data.test_inputs).argmax(1) == data.test_targets).float().mean().item()
+    return Arm(_ARMS[activation], watch.run, gm.diagnose(watch.run), accuracy)
+
+
+def demo(folder: Path, console: Console) -> list[Arm]:
+    """Trains both, shows what was found, and says where the runs lie."""
+    data = digits()
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    console.print(
+        f"Training two networks on {len(data.train_inputs):,} images of handwritten digits, {STEPS} steps each. "
+        "They differ in their activation and the scale of their weights, and in nothing else.\n"
+    )
+    columns = (
+        TextColumn("{task.description:<44}"),
+        BarColumn(),
+        TextColumn("{task.completed:>3.0f}/{task.total:.0f}  loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        arms = [train(a, data, _free(folder, f"demo-{a}-{stamp}"), progress) for a in _ARMS]
+    for arm in arms:
+        console.rule(f"{arm.title}: {arm.accuracy:.0%} right", style="dim", align="left")
+        show(console, arm.diagnosis, arm.run)
+        console.print()
+    console.rule(style="dim")
+    console.print("The runs lie here; a run can be looked at again at any time:")
+    for arm in arms:
+        console.print(f"  gradiometer diagnose {arm.run.path}", soft_wrap=True)
+    return arms
+
+
+def _free(folder: Path, name: str) -> Path:
+    path, number = folder / f"{name}.sqlite", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}.sqlite"
+    return path

@@ -1,0 +1,178 @@
+"""Readings made by hand, for the cases that prove the rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from gradiometer.records import Cause, Parameter, ParameterReading, Reading, Site, SiteReading
+from gradiometer.rules.base import Patient
+
+Loss = Literal["learning", "stalled", "unknown"]
+_UNITS = 64
+_CAUSES: dict[str, Cause] = {
+    "linear": "weights", "conv2d": "weights", "relu": "activation", "sigmoid": "activation", "tanh": "activation",
+    "log": "activation", "mul": "connection", "masked_fill": "connection", "mean": "reshaping", "softmax": "attention",
+}  # fmt: skip
+
+
+def site(
+    name: str,
+    operation: str,
+    grad_norm: float | None,
+    *,
+    shape: tuple[int, ...] = (512, _UNITS),
+    saturation: float | None = None,
+    dead: float | None = None,
+    first_dead: int = 0,
+) -> SiteReading:
+    """A site whose gradient has this norm; ``dead`` of its units are, from unit ``first_dead`` on."""
+    units = shape[-1]
+    flags = [0] * units
+    for i in range(round((dead or 0.0) * units)):
+        flags[(first_dead + i) % units] = 1
+    mask = bytes(sum(flags[8 * b + i] << i for i in range(min(8, units - 8 * b))) for b in range((units + 7) // 8))
+    rms = None if grad_norm is None else grad_norm / math.sqrt(math.prod(shape))
+    return SiteReading(
+        site=Site(name, operation, _CAUSES[operation]),
+        shape=shape,
+        passes=1,
+        rms=1.0,
+        mean=0.0,
+        nonfinite=0,
+        masked=0,
+        zeros=dead or 0.0,
+        saturation=saturation,
+        units=units,
+        examples=math.prod(shape) // units,
+        dead=sum(flags) if dead is not None else None,
+        dead_mask=mask if any(flags) else b"",
+        grad_rms=rms,
+        grad_nonfinite=0,
+    )
+
+
+def parameter(name: str, ratio: float, weight: float = 1.0) -> ParameterReading:
+    """A weight matrix that moves by this ratio a step."""
+    info = Parameter(name, (_UNITS, _UNITS), 0, True)
+    return ParameterReading(info, weight, False, 1.0, 0, ratio * weight, _UNITS * _UNITS)
+
+
+def reading(sites: Sequence[SiteReading], parameters: Sequence[ParameterReading] = (), step: int = 0) -> Reading:
+    """A reading of one pass, with cross-entropy behind the last site."""
+    operations = ("nll_loss", "log_softmax")
+    return Reading(step, 0, float(step), 2.3, 1.0, "full", 1, tuple(sites), tuple(parameters), operations)
+
+
+def patient(readings: Sequence[Reading], loss: Loss) -> Patient:
+    """A training with these readings whose loss falls, does not fall, or has only just begun."""
+    guess = math.log(_UNITS)
+    losses = {
+        "learning": [(i, guess * 0.97**i) for i in range(200)],
+        "stalled": [(i, guess + 0.01 * math.sin(i)) for i in range(200)],
+        "unknown": [(0, guess)],
+    }[loss]
+    return Patient(readings[:3], readings, losses)
+
+
+def chain(
+    gains: Sequence[float],
+    operation: str,
+    *,
+    loss: Loss,
+    top: float = 1.0,
+    saturation: float | None = None,
+    dead: float | None = None,
+    examples: int = 512,
+    moving: bool = False,
+    ratios: Sequence[float] | None = None,
+    zero_head: bool = False,
+) -> Patient:
+    """A plain chain of weight layers and activations; ``gains`` are the backward gains from input to output.
+
+    For a squashing activation the gain is lost in the activation, for others in the weights.
+    """
+    squashing = operation in ("sigmoid", "tanh")
+    readings = []
+    for step in range(3 if loss != "unknown" else 1):
+        norm, rows = top, [site("out", "linear", top, shape=(examples, _UNITS))]
+        for i, gain in reversed(list(enumerate(gains))):
+            after = norm if squashing else norm * gain
+            norm *= gain
+            first_dead = step * 21 if moving else 0
+            act = site(
+                f"act{i}",
+                operation,
+                after,
+                shape=(examples, _UNITS),
+                saturation=saturation,
+                dead=dead,
+                first_dead=first_dead,
+            )
+            rows += [act, site(f"fc{i}", "linear", norm, shape=(examples, _UNITS))]
+        speeds = ratios or [1e-3 * r for r in _norms(gains)]
+        parameters = [parameter(f"fc{i}.weight", s) for i, s in enumerate(speeds)]
+        if zero_head:
+            parameters[-1] = replace(parameters[-1], weight_rms=0.0)
+        readings.append(reading(rows[::-1], parameters, step))
+    return patient(readings, loss)
+
+
+def _norms(gains: Sequence[float]) -> list[float]:
+    out = [1.0]
+    for gain in reversed(gains):
+        out.append(out[-1] * gain)
+    return out[::-1]
+
+
+def pooled(places: int, loss: Loss) -> Patient:
+    """Six convolutions, an average over all places, and a linear layer: the norm falls by the root of the places."""
+    low = 1 / math.sqrt(places) / 30  # and by what six healthy layers may differ
+    rows = [site(f"conv{i}", "conv2d", low, shape=(8, places, _UNITS)) for i in range(6)]
+    rows += [site("pool", "mean", 1.0, shape=(8, _UNITS)), site("fc", "linear", 1.0, shape=(8, _UNITS))]
+    return patient([reading(rows)], loss)
+
+
+def output(operation: str, *, saturation: float, loss: Loss) -> Patient:
+    """A classifier whose last operation is an activation."""
+    rows = [site(f"fc{i}", "linear", 1.0) for i in range(4)] + [site("out", operation, 1.0, saturation=saturation)]
+    return patient([reading(rows)], loss)
+
+
+def gate(operation: str, *, saturation: float, loss: Loss) -> Patient:
+    """Blocks in which an activation is multiplied with the signal."""
+    rows = []
+    for i in range(4):
+        rows += [site(f"b{i}.fc", "linear", 1.0), site(f"b{i}.act", operation, 1.0, saturation=saturation)]
+        rows += [site(f"b{i}:mul", "mul", 1.0)]
+    return patient([reading([*rows, site("out", "linear", 1.0)])], loss)
+
+
+def nonfinite(
+    *,
+    site: int | None = None,
+    loss: float | None = 2.3,
+    gradient: int | None = None,
+    weights: bool = False,
+    mask: bool = False,
+    losses: float | None = None,
+    loss_scale: float = 1.0,
+) -> Patient:
+    """Six layers in which the output of one, its gradient, the loss or the weights are not finite."""
+    made = chain([1.0] * 6, "relu", loss="unknown").last
+    rows, parameters = list(made.sites), list(made.parameters)
+    if site is not None:
+        rows[site:] = [replace(row, nonfinite=5) for row in rows[site:]]
+        loss = math.nan if loss is not None else None
+        rows = [replace(row, grad_nonfinite=9) for row in rows]
+    if gradient is not None:
+        rows[: gradient + 1] = [replace(row, grad_nonfinite=9) for row in rows[: gradient + 1]]
+    if mask:
+        rows[2] = replace(rows[2], nonfinite=7, masked=7)
+    if weights:
+        parameters[0] = replace(parameters[0], weight_nonfinite=True, weight_rms=math.nan)
+    changed = replace(made, sites=tuple(rows), parameters=tuple(parameters), loss=loss, loss_scale=loss_scale)
+    recorded = [(0, 2.3), (1, losses)] if losses is not None else [(0, 2.3)]
+    return Patient([changed], [changed], recorded)

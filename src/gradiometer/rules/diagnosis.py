@@ -1,0 +1,144 @@
+"""From a reading or a run to a diagnosis."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from gradiometer.records import Diagnosis, Finding, Reading, Run
+from gradiometer.rules import dead_units, exploding_gradient, nonfinite, saturated_units, vanishing_gradient
+from gradiometer.rules.base import Patient, Rule
+
+RULES: tuple[Rule, ...] = (
+    nonfinite.RULE,
+    dead_units.RULE,
+    saturated_units.RULE,
+    vanishing_gradient.RULE,
+    exploding_gradient.RULE,
+)
+
+_READINGS = 20
+"""The newest readings of a training that are looked at."""
+
+_EXPLAINS = {
+    "vanishing_gradient": ("dead_units", "saturated_units"),
+    "nonfinite": ("exploding_gradient",),
+}
+"""What is explained by what, when both are found: the second comes first."""
+
+
+def diagnose(what: Reading | Run) -> Diagnosis:
+    """Names the pathologies of a training, the cause before its consequences.
+
+    Formula: every rule judges by what is free of scale: decades between layers, fractions of units, the loss
+    against a constant guess. No threshold depends on width, depth, batch or the scale of the loss.
+
+    Args:
+        what: a `Reading`, or a `Run` that is finished or still growing.
+
+    Returns:
+        A `Diagnosis`, a sequence of `Finding`; ``healthy`` is ``None`` when too little was recorded to say.
+
+    Raises:
+        TypeError: for anything else.
+
+    Example:
+        >>> from gradiometer.rules import cases
+        >>> diagnosis = diagnose(cases.chain([0.2] * 12, "sigmoid", loss="stalled").last)
+        >>> diagnosis.healthy, diagnosis[0].kind, diagnosis[0].sites[0]
+        (False, 'vanishing_gradient', 'fc0')
+
+    Source:
+        Bengio, Simard and Frasconi, Learning long-term dependencies with gradient descent is difficult (1994);
+        Glorot and Bengio (2010), section 4.
+    """
+    if isinstance(what, Reading):
+        run = Run(readings=(what,), steps=what.step + 1)
+    elif isinstance(what, Run):
+        run = what
+    else:
+        raise TypeError(f"diagnose takes a Reading or a Run, not {type(what).__name__}: watch.run, or gm.load(path)")
+    reason = _missing(run)
+    if reason:
+        return Diagnosis((), _subject(run), conclusive=False, reason=reason)
+    found = [finding for patient in _patients(run) for finding in _examine(patient)]
+    return Diagnosis(tuple(_in_order(found)), _subject(run))
+
+
+def _examine(patient: Patient) -> Iterable[Finding]:
+    broken = nonfinite.RULE.check(patient)
+    yield from broken
+    # What led to a NaN is seen in the readings before it; those after it say nothing any more.
+    whole = nonfinite.without(patient) if broken else patient
+    for rule in RULES:
+        if rule is not nonfinite.RULE and whole.recent:
+            yield from rule.check(whole)
+
+
+def _missing(run: Run) -> str:
+    if not len(run.readings):
+        return (
+            "Nothing was recorded: no training step came to its end. A step ends with optimizer.step(); "
+            "a gradient is seen when backward() is called on what a model under watch gave."
+        )
+    last = run.readings[-1]
+    gradient = any(row.grad_rms is not None for row in last.sites) or any(
+        p.grad_rms is not None for p in last.parameters
+    )
+    if gradient or last.loss is not None:
+        return ""
+    return "No gradient was seen: backward() was never called on what a model under watch gave."
+
+
+def _patients(run: Run) -> Iterable[Patient]:
+    """One for each optimizer; only the beginning and the end of its readings are read."""
+    total = len(run.readings)
+    early = [run.readings[i] for i in range(min(_READINGS, total))]
+    late = [run.readings[i] for i in range(max(0, total - 4 * _READINGS), total)]
+    for number in sorted({r.optimizer for r in (*early, *late)}):
+        recent = [r for r in late if r.optimizer == number][-_READINGS:]
+        first = [r for r in early if r.optimizer == number]
+        if recent or first:
+            losses = run.losses(number)
+            broken = next((step for step, loss in losses if not math.isfinite(loss)), None)
+            turning = _around(run.readings, broken, number) if broken is not None else ()
+            yield Patient(first, recent or first, losses, turning)
+
+
+def _around(readings: Sequence[Reading], step: int, optimizer: int) -> list[Reading]:
+    """A few readings before and after a step, found by halving, since each has to be read from the file."""
+    middle = bisect_left(readings, step, key=lambda r: r.step)
+    nearby = [readings[i] for i in range(max(0, middle - 8), min(len(readings), middle + 8))]
+    return [r for r in nearby if r.optimizer == optimizer]
+
+
+def _in_order(found: Sequence[Finding]) -> list[Finding]:
+    """What explains others first, then by severity; each kind of a model once, its worst."""
+    rank = {"critical": 0, "warning": 1, "info": 2}
+    unique: dict[tuple[str, tuple[str, ...]], Finding] = {}
+    for finding in found:
+        key = (finding.kind, finding.sites)
+        if key not in unique or rank[finding.severity] < rank[unique[key].severity]:
+            unique[key] = finding
+    serious = {f.kind for f in unique.values() if f.severity != "info"}
+    out = []
+    for finding in unique.values():
+        reason = next((k for k in _EXPLAINS.get(finding.kind, ()) if k in serious), None)
+        out.append(replace(finding, follows_from=reason) if reason else finding)
+    return sorted(out, key=lambda f: (rank[f.severity] == 2, f.follows_from is not None, rank[f.severity]))
+
+
+def _subject(run: Run) -> str:
+    names = " and ".join(m.name or m.kind for m in run.models)
+    newest = [run.readings[i] for i in range(max(0, len(run.readings) - 4), len(run.readings))]
+    layers = len({row.name for reading in newest for row in reading.sites if row.site.cause == "weights"})
+    parameters = sum(m.parameters for m in run.models)
+    parts = [
+        names,
+        f"{layers} weight layers" if layers else "",
+        f"{parameters:,} parameters" if parameters else "",
+        f"{run.steps:,} step{'s' if run.steps != 1 else ''}" if run.steps else "",
+    ]
+    return " · ".join(part for part in parts if part)

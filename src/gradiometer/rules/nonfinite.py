@@ -1,0 +1,141 @@
+"""NaN or Inf in the loss, in a gradient or in a weight, and the operation where it first appeared."""
+
+from __future__ import annotations
+
+import math
+
+from gradiometer.records import Finding, Reading, SiteReading
+from gradiometer.rules import cases
+from gradiometer.rules.base import Case, Patient, Rule
+
+
+def check(patient: Patient) -> list[Finding]:
+    """One finding, made from the first reading in which something that counts is not finite."""
+    for reading in patient.readings:
+        if _is_sick(reading):
+            return [_finding(patient, reading)]
+    for step, loss in patient.losses:
+        if not math.isfinite(loss):
+            return [_unsampled(step, loss)]
+    return []
+
+
+def _is_sick(reading: Reading) -> bool:
+    if reading.loss is not None and not math.isfinite(reading.loss):
+        return True
+    if any(p.weight_nonfinite for p in reading.parameters):
+        return True
+    gradient = any(p.grad_nonfinite for p in reading.parameters) or any(row.grad_nonfinite for row in reading.sites)
+    # Under loss scaling a gradient that overflows is the normal way to find the scale: the step is skipped.
+    return gradient and reading.loss_scale == 1.0
+
+
+def without(patient: Patient) -> Patient:
+    """The same training up to the first value that is not finite."""
+    sick = [r.step for r in patient.readings if _is_sick(r)]
+    sick += [step for step, loss in patient.losses if not math.isfinite(loss)]
+    end = min(sick)
+    before = {r.step: r for r in patient.readings if r.step < end}
+    losses = [(step, loss) for step, loss in patient.losses if step < end]
+    return Patient(patient.early, list(before.values()), losses)
+
+
+def _bad(row: SiteReading) -> bool:
+    """Minus infinity is the usual mask before a softmax, and does no harm by itself."""
+    return row.nonfinite > row.masked
+
+
+def _finding(patient: Patient, reading: Reading) -> Finding:
+    weights = [p.name for p in reading.parameters if p.weight_nonfinite]
+    forward = next((row for row in reading.sites if _bad(row)), None)
+    before = max((s for s, v in patient.losses if s < reading.step and math.isfinite(v)), default=None)
+    evidence: dict[str, object] = {"step": reading.step, "loss": reading.loss, "last_finite_loss_at_step": before}
+    when = f"at step {reading.step}"
+    sites: tuple[str, ...]
+    if weights:
+        sites, cause = tuple(weights), "the weights were not finite any more when this step began"
+        said = f"{weights[0]} holds NaN or Inf {when}, before the forward pass: the step that made it so came earlier"
+        said += f", after step {before}, the last with a finite loss." if before is not None else "."
+        evidence["weights"] = len(weights)
+        todo = ("a smaller learning rate", "gradient clipping", "every=1 to see the step at which it happens")
+    elif forward is not None:
+        i = reading.sites.index(forward)
+        previous = reading.sites[i - 1] if i else None
+        sites, cause = (forward.name,), f"{forward.site.operation} gave NaN or Inf from finite inputs"
+        said = f"{forward.name} ({forward.site.operation}) is the first operation whose output is not finite {when}"
+        said += f": {forward.nonfinite:,} of {math.prod(forward.shape) * forward.passes:,} values."
+        if previous is not None:
+            said += f" The last output before it was finite, with rms {previous.rms:.2g}."
+        else:
+            said += " It is the first operation of all: look for NaN or Inf in the batch."
+            cause = "the batch holds NaN or Inf, or values that overflow the first operation"
+        evidence |= {"nonfinite": forward.nonfinite, "rms_of_finite": forward.rms}
+        todo = (
+            "check the batch",
+            "keep the argument of log, sqrt, exp and division inside its domain (eps, clamp)",
+            "a smaller learning rate",
+        )
+    elif reading.loss is not None and not math.isfinite(reading.loss):
+        operations = ", ".join(reading.loss_operations) or "the loss"
+        sites, cause = ("loss",), "the loss function gave NaN or Inf from finite outputs"
+        said = f"The loss is {reading.loss} {when}, while every output of the network is finite: "
+        said += f"it came about in {operations}."
+        evidence["loss_operations"] = list(reading.loss_operations)
+        todo = (
+            "a loss that takes logits instead of a log of probabilities",
+            "check the targets",
+            "eps in log and division",
+        )
+    else:
+        sites, cause, said = _born_backward(reading)
+        said += f" {when}, while the forward pass and the loss are finite."
+        todo = ("eps inside sqrt, norm and division", "gradient clipping does not help: it would be NaN as well")
+    return Finding("nonfinite", "critical", sites, evidence, cause, said, todo)
+
+
+def _born_backward(reading: Reading) -> tuple[tuple[str, ...], str, str]:
+    """The last operation of the forward pass into which a finite gradient went and out of which none came."""
+    bad = [i for i, row in enumerate(reading.sites) if row.grad_nonfinite]
+    if not bad:
+        names = tuple(p.name for p in reading.parameters if p.grad_nonfinite)
+        return names, "a gradient overflowed", f"The gradient of {names[0]} is NaN or Inf"
+    receiver = reading.sites[bad[-1]]
+    if bad[-1] + 1 < len(reading.sites):
+        maker = reading.sites[bad[-1] + 1]
+        text = f"The gradient turns NaN or Inf in the backward pass of {maker.name} ({maker.site.operation}), "
+        text += f"and arrives so at {receiver.name}"
+        return (maker.name, receiver.name), f"the derivative of {maker.site.operation} is not finite there", text
+    operations = ", ".join(reading.loss_operations) or "the loss"
+    text = f"The gradient that arrives at {receiver.name} from {operations} is NaN or Inf"
+    return (receiver.name,), "the derivative of the loss is not finite", text
+
+
+def _unsampled(step: int, loss: float) -> Finding:
+    return Finding(
+        kind="nonfinite",
+        severity="critical",
+        sites=("loss",),
+        evidence={"step": step, "loss": loss},
+        cause="not known: the step was not sampled",
+        explanation=f"The loss is {loss} at step {step}, which was not sampled, and none after it was.",
+        remedies=("watch with every=1 to see the operation", "a smaller learning rate", "gradient clipping"),
+    )
+
+
+RULE = Rule(
+    kind="nonfinite",
+    check=check,
+    sick=(
+        Case("born in a log", cases.nonfinite(site=3)),
+        Case("born in a log, the loss not recorded", cases.nonfinite(site=3, loss=None)),
+        Case("born in the loss", cases.nonfinite(loss=math.nan)),
+        Case("born in the backward pass", cases.nonfinite(gradient=2)),
+        Case("weights gone before the step", cases.nonfinite(weights=True)),
+        Case("a NaN between two samples", cases.nonfinite(losses=math.inf)),
+    ),
+    healthy=(
+        Case("nothing", cases.nonfinite()),
+        Case("a mask of minus infinity", cases.nonfinite(mask=True)),
+        Case("overflow under loss scaling", cases.nonfinite(gradient=2, loss_scale=65536.0)),
+    ),
+)
