@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -10,16 +11,23 @@ from torch import Tensor
 
 Scalar = float | Tensor
 
+_SINGLE = frozenset((torch.float32, torch.float64))
+_HALF = frozenset((torch.float16, torch.bfloat16))
+
 # A sum of squares in float32 is trusted inside these bounds only. Below, squares have fallen under the
 # smallest float32 (1.2e-38: a gradient of 1e-20 squares to nothing, and vanishing is what we are here for);
 # above, or NaN, the sum has overflowed or the tensor holds non-finite values. Outside, float64 is used.
 _TRUSTED = (1e-24, 1e36)
 
+_CHUNK = 1 << 18
+"""Elements that are added up in one float32. A sum of equal squares, the worst case, is off by 5e-4 after that
+many, and by 10 % after a hundred million."""
+
 
 class Moments(NamedTuple):
-    """``squares`` and ``total`` are sums over the finite elements of ``count``; see `moments`."""
+    """``squares`` and ``total`` are sums over the finite ones of ``count`` elements; see `moments`."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides a method of tuples, which nobody asks of these
     squares: Scalar
     total: Scalar
     nonfinite: Scalar
@@ -29,7 +37,7 @@ class Moments(NamedTuple):
 def moments(x: Tensor, *, total: bool = True) -> Moments:
     """Sum of squares and sum of a tensor, and how many of its elements are not finite.
 
-    Formula: ``squares = sum x_i^2``, ``total = sum x_i``, both over finite ``x_i``.
+    Formula: ``squares = sum |x_i|^2``, ``total = sum Re x_i``, both over finite ``x_i``.
 
     Args:
         x: any real or complex tensor; its graph is not extended.
@@ -47,48 +55,56 @@ def moments(x: Tensor, *, total: bool = True) -> Moments:
         (25.0, -1.0, 1.0)
     """
     x = x.detach()
-    if x.is_complex():
-        x = torch.view_as_real(x.resolve_conj())
     if x.device.type != "cpu":
-        return _careful(x)
+        return _careful(x, total)
     if not x.numel():
         return Moments(0, 0.0, 0.0, 0.0, 0.0)
     squares = _cpu_squares(x)
     if not _TRUSTED[0] < squares < _TRUSTED[1]:
-        return Moments(x.numel(), *(float(v) for v in _careful(x)[1:]))
+        return Moments(x.numel(), *(float(v) for v in _careful(x, total)[1:]))
     return Moments(x.numel(), squares, _cpu_sum(x) if total else 0.0, 0.0, 0.0)
 
 
 def _cpu_squares(x: Tensor) -> float:
-    if x.dtype in (torch.float32, torch.float64):
+    if x.dtype in _SINGLE:
         # On the CPU the dot product of a tensor with itself takes half the time of its norm.
         if x.is_contiguous():
             flat = x.view(-1)
+            if x.numel() > _CHUNK:
+                return sum(torch.dot(part, part).item() for part in flat.split(_CHUNK))
             return torch.dot(flat, flat).item()
-        norm = torch.linalg.vector_norm(x)
-    elif x.is_floating_point():
-        norm = torch.linalg.vector_norm(x, dtype=torch.float32)
-    else:
-        norm = torch.linalg.vector_norm(x.double())
-    value = norm.item()
+    elif x.dtype not in _HALF:  # complex, integer, 8 bit: rare, and not worth a path of its own
+        return math.nan
+    if x.numel() > _CHUNK:
+        longest = max(x.shape)
+        parts = x.split(max(1, longest * _CHUNK // x.numel()), x.shape.index(longest))
+        return sum(_cpu_squares(part) for part in parts)
+    value = torch.linalg.vector_norm(x, dtype=torch.float32 if x.dtype in _HALF else None).item()
     return value * value
 
 
 def _cpu_sum(x: Tensor) -> float:
-    return x.sum(dtype=torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None).item()
+    return x.sum(dtype=torch.float32 if x.dtype in _HALF else None).item()
 
 
-def _careful(x: Tensor) -> Moments:
+def _careful(x: Tensor, total: bool = True) -> Moments:
     """The same without reading a value back, and without trusting float32 with a square."""
     wide = torch.float32 if x.device.type == "mps" else torch.float64
+    if x.element_size() == 1:  # 8 bit floats can be converted, and little else
+        x = x.float()
     finite = torch.isfinite(x)
     kept = torch.where(finite, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    real, size = kept, kept
+    if x.is_complex():
+        real, size = kept.real, kept.abs()
+    elif not x.is_floating_point():
+        size = kept.to(wide)
     return Moments(
         x.numel(),
-        torch.linalg.vector_norm(kept, dtype=wide).square() if x.is_floating_point() else kept.to(wide).square().sum(),
-        kept.sum(dtype=wide),
+        torch.linalg.vector_norm(size, dtype=wide).square(),
+        real.sum(dtype=wide) if total else 0.0,
         torch.logical_not(finite).sum(dtype=wide),
-        torch.isneginf(x).sum(dtype=wide) if x.is_floating_point() else finite.sum(dtype=wide) * 0,
+        finite.sum(dtype=wide) * 0 if x.is_complex() else torch.isneginf(x).sum(dtype=wide),
     )
 
 

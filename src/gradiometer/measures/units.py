@@ -18,7 +18,8 @@ def unit_norms(gradient: Tensor) -> Tensor:
         gradient: of a parameter whose first dimension counts output units (as in linear layers and convolutions).
 
     Returns:
-        A vector, one norm for each unit, in float32 or wider.
+        A vector, one norm for each unit, in float32 or wider. On the CPU it is summed in float32 if the gradient is, so
+        that squares of what is below 1e-19 or above 1e19 are lost; hand over ``gradient.double()`` for those.
 
     Example:
         >>> unit_norms(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
@@ -28,8 +29,12 @@ def unit_norms(gradient: Tensor) -> Tensor:
         Nielsen, Neural Networks and Deep Learning (2015), chapter 5: the bars of the learning speed of neurons.
     """
     gradient = gradient.detach()
-    wide = torch.float64 if gradient.dtype == torch.float64 else torch.float32
+    # float64 costs nothing on an accelerator, and three to thirty times as much on the CPU.
+    narrow = gradient.device.type in ("cpu", "mps") and gradient.dtype not in (torch.float64, torch.complex128)
+    wide = torch.float32 if narrow else torch.float64
     if gradient.dim() <= 1:
         return gradient.abs().to(wide).reshape(-1)
     flat = gradient if gradient.dim() == 2 else gradient.flatten(1)
+    if flat.is_complex():
+        flat = flat.abs()
     return torch.linalg.vector_norm(flat, dim=1, dtype=wide)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradiometer.records import ModelInfo, Reading, Run
+from gradiometer.version import __version__
 
 
 class MemoryRun:
@@ -16,7 +17,8 @@ class MemoryRun:
 
     def __init__(self, name: str = "", details: Mapping[str, Any] | None = None) -> None:
         """``name`` is how the run is called in what people read."""
-        self._name, self._details, self._started = name, dict(details or {}), time.time()
+        self._name, self._started = name, time.time()
+        self._details = {"version": __version__, **(details or {})}
         self._readings: list[Reading] = []
         self._scalars: dict[str, list[tuple[int, int, float]]] = {}
         self._models: tuple[ModelInfo, ...] = ()
@@ -46,7 +48,8 @@ class MemoryRun:
 
     def run(self) -> Run:
         """The run as it is now."""
-        steps = [step + 1 for _, step, _ in self._scalars.get("loss", ())] + [r.step + 1 for r in self._readings]
+        steps = [step + 1 for rows in self._scalars.values() for _, step, _ in rows]
+        steps += [reading.step + 1 for reading in self._readings]
         return Run(
             readings=tuple(self._readings),
             scalars={name: tuple(rows) for name, rows in self._scalars.items()},

@@ -9,7 +9,7 @@ import json
 import math
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -52,11 +52,24 @@ def pack(reading: Reading, number: Callable[[Identity], int]) -> bytes:
     ]
     compressed = zlib.compress(b"".join(body), 1)
     # The norms of the units stay as they are: a compressor finds nothing in them, and takes longest to say so.
-    return b"".join([len(compressed).to_bytes(4, "little"), compressed, *(row.unit_data for row in reading.parameters)])
+    units = b"".join(row.unit_data for row in reading.parameters)
+    packed = len(compressed).to_bytes(4, "little") + compressed + units
+    return zlib.crc32(packed).to_bytes(4, "little") + packed
 
 
-def unpack(data: bytes, identity: Callable[[int], Identity]) -> Reading:
-    """The reading that was packed; raises ``ValueError`` or ``zlib.error`` where the bytes are damaged."""
+def sound(data: bytes) -> bool:
+    """Whether the bytes are those that were packed; a thousand times as fast as unpacking them."""
+    return isinstance(data, bytes) and zlib.crc32(memoryview(data)[4:]).to_bytes(4, "little") == data[:4]
+
+
+def unpack(data: bytes, identities: Mapping[int, Identity]) -> Reading:
+    """The reading that was packed in these bytes; ``ValueError`` if they are not `sound`.
+
+    A site or parameter that is missing from ``identities`` was damaged, and is called by its number.
+    """
+    if not sound(data):
+        raise ValueError("its checksum is wrong")
+    data = data[4:]
     end = 4 + int.from_bytes(data[:4], "little")
     units, data = data[end:], zlib.decompress(data[4:end])
     start = 4 + int.from_bytes(data[:4], "little")
@@ -65,17 +78,17 @@ def unpack(data: bytes, identity: Callable[[int], Identity]) -> Reading:
     parameter_columns, _ = _columns(data, start, _PARAMETER_NUMBERS, len(head["parameters"]))
     sites = []
     for i, number in enumerate(head["sites"]):
-        site = identity(number)
+        site = identities.get(number)
         if not isinstance(site, Site):
-            raise ValueError(f"identity {number} is no site")
+            site = Site(f"site {number} (its name is lost)", "unknown", "unknown")
         row = {name: column[i] for name, column in site_columns.items()}
         mask = bytes.fromhex(head["masks"].get(str(i), ""))
         sites.append(SiteReading(site=site, shape=tuple(head["shapes"][i]), dead_mask=mask, **row))
     parameters, start = [], 0
     for i, number in enumerate(head["parameters"]):
-        parameter = identity(number)
+        parameter = identities.get(number)
         if not isinstance(parameter, Parameter):
-            raise ValueError(f"identity {number} is no parameter")
+            parameter = Parameter(f"parameter {number} (its name is lost)", (), -1, True)
         row = {name: column[i] for name, column in parameter_columns.items()}
         end = start + head["units"][i]
         parameters.append(ParameterReading(parameter=parameter, unit_data=units[start:end], **row))
@@ -92,6 +105,27 @@ def unpack(data: bytes, identity: Callable[[int], Identity]) -> Reading:
         parameters=tuple(parameters),
         loss_operations=tuple(head["loss_operations"]),
     )
+
+
+def pack_rows(rows: Sequence[tuple[int, int, float]]) -> bytes:
+    """Rows ``(optimizer, step, value)`` of one scalar as bytes."""
+    data = array("d", [number for row in rows for number in row]).tobytes()
+    return zlib.crc32(data).to_bytes(4, "little") + data
+
+
+def unpack_rows(data: bytes) -> list[tuple[int, int, float]]:
+    """The rows that were packed in these bytes; ``ValueError`` if they are not `sound`."""
+    if not sound(data):
+        raise ValueError("its checksum is wrong")
+    numbers = iter(array("d", data[4:]))
+    return [
+        (int(optimizer), int(step), value) for optimizer, step, value in zip(numbers, numbers, numbers, strict=True)
+    ]
+
+
+def checksum(*texts: str) -> int:
+    """What is kept beside texts, to notice that they were damaged."""
+    return zlib.crc32("\0".join(texts).encode())
 
 
 def identity_to_json(identity: Identity) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from gradiometer.errors import RunError
 from gradiometer.records import SCHEMA_VERSION, ModelInfo, Reading, Run
-from gradiometer.store.packing import Identity, identity_to_json, pack
+from gradiometer.store.packing import Identity, checksum, identity_to_json, pack, pack_rows
 from gradiometer.store.reader import APPLICATION_ID, load
 from gradiometer.version import __version__
 
@@ -24,11 +24,16 @@ INTERVAL = 0.5
 """Seconds between two commits: what ``kill -9`` can take away. A commit goes to the operating system, which
 survives the process; only a power cut can take more."""
 
-_SCHEMA = """
-CREATE TABLE details (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE identities (number INTEGER PRIMARY KEY, value TEXT NOT NULL);
+_SCHEMA = f"""
+PRAGMA journal_mode=WAL;
+BEGIN;
+PRAGMA application_id={APPLICATION_ID};
+PRAGMA user_version={SCHEMA_VERSION};
+CREATE TABLE details (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER);
+CREATE TABLE identities (number INTEGER PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER);
 CREATE TABLE readings (number INTEGER PRIMARY KEY, optimizer INTEGER, step INTEGER, data BLOB NOT NULL);
-CREATE TABLE scalars (name TEXT NOT NULL, optimizer INTEGER, step INTEGER, value REAL);
+CREATE TABLE scalars (number INTEGER PRIMARY KEY, name TEXT NOT NULL, data BLOB NOT NULL);
+COMMIT;
 """
 
 
@@ -50,8 +55,9 @@ class RunWriter:
         self._pid = os.getpid()
         self._numbers: dict[Identity, int] = {}
         started = {"started": time.time(), "finished": False, "version": __version__, "steps": 0, **(details or {})}
-        self._steps = 0
-        self._db = _create(Path(path), started)
+        self._steps = self._readings = self._values = 0
+        self._file = Path(path).absolute()  # a training may change its working folder
+        _create(Path(path), started)
         self._thread = threading.Thread(target=self._work, name="gradiometer-writer", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -76,7 +82,7 @@ class RunWriter:
 
     def close(self) -> None:
         """Writes what is left and closes the file; safe to call twice, and in a forked child, where it does nothing."""
-        if self._closed or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
             return
         self._closed = True
         self._wake.set()
@@ -85,15 +91,16 @@ class RunWriter:
 
     def run(self) -> Run:
         """The run as the file has it now, with everything handed over so far."""
-        if not self._closed:
+        if self._thread.is_alive():
             done = threading.Event()
             self._put("done", done)
             self._wake.set()
             done.wait(timeout=10)
-        return load(self.path)
+        return load(self._file)
 
     def _put(self, kind: str, what: Any) -> None:
-        if self._failed and kind != "done":
+        # A forked child has no thread that writes, and its copy of the lock may have been held at the fork, for ever.
+        if os.getpid() != self._pid:
             return
         with self._lock:
             self._queue.append((kind, what))
@@ -104,6 +111,9 @@ class RunWriter:
 
     def _work(self) -> None:
         notes: list[str] = []
+        # A local of this thread, which a forked child does not have: were the child to close the connection, on its way
+        # out, it would tidy away the log the parent is writing.
+        db: sqlite3.Connection | None = None
         while not self._failed:
             self._wake.wait(INTERVAL)
             self._wake.clear()
@@ -111,68 +121,91 @@ class RunWriter:
             with self._lock:
                 items, self._queue = self._queue, []
             try:
-                self._write(items, notes, last)
+                db = db or _connect(self._file)
+                self._write(db, items, notes, last)
             except Exception as error:
-                self._fail(error, items)
+                self._fail(db, error, items, notes)
             if last:
                 break
-        with contextlib.suppress(sqlite3.Error):
-            self._db.close()
-
-    def _write(self, items: list[tuple[str, Any]], notes: list[str], last: bool) -> None:
-        if items or last:
-            with self._db:
-                for kind, what in items:
-                    self._write_one(kind, what, notes)
-                self._detail("steps", self._steps)
-                if last:
-                    self._detail("finished", True)
-        if last:
-            # One plain file to copy and to send; a reader that is at it just now keeps the log alive, which is fine.
+        if db is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._db.execute("PRAGMA journal_mode=DELETE")
+                db.close()
+        self._release()  # of what came in while this was ending
+
+    def _write(self, db: sqlite3.Connection, items: list[tuple[str, Any]], notes: list[str], last: bool) -> None:
+        if items or last:
+            with db:
+                rows: dict[str, list[tuple[int, int, float]]] = {}
+                for kind, what in items:
+                    self._write_one(db, kind, what, notes, rows)
+                for name, several in rows.items():
+                    db.execute("INSERT INTO scalars (name, data) VALUES (?, ?)", (name, pack_rows(several)))
+                _detail(db, "steps", self._steps)
+                # How many rows there are: a damaged file may give fewer without a word.
+                _detail(db, "counts", [self._readings, len(self._numbers), self._values])
+                if last:
+                    _detail(db, "finished", True)
+        if last:
+            # One plain file to copy and to send. A reader that is at it just now keeps the log alive, which is fine
+            # as long as all of it is in the file as well; it is not waited for.
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("PRAGMA busy_timeout=0")
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                db.execute("PRAGMA journal_mode=DELETE")
         for kind, what in items:
             if kind == "done":
                 what.set()
 
-    def _write_one(self, kind: str, what: Any, notes: list[str]) -> None:
+    def _write_one(
+        self,
+        db: sqlite3.Connection,
+        kind: str,
+        what: Any,
+        notes: list[str],
+        scalars: dict[str, list[tuple[int, int, float]]],
+    ) -> None:
         if kind == "reading":
-            data = pack(what, self._number)
-            self._db.execute(
+            data = pack(what, lambda identity: self._number(db, identity))
+            db.execute(
                 "INSERT INTO readings (optimizer, step, data) VALUES (?, ?, ?)", (what.optimizer, what.step, data)
             )
+            self._readings += 1
             self._steps = max(self._steps, what.step + 1)
         elif kind == "scalars":
             name, rows = what
-            self._db.executemany(
-                "INSERT INTO scalars VALUES (?, ?, ?, ?)", [(name, o, s, _real(v)) for o, s, v in rows]
-            )
+            scalars.setdefault(name, []).extend(rows)
+            self._values += len(rows)
             self._steps = max([self._steps, *(s + 1 for _, s, _ in rows)])
         elif kind == "details":
             for key, value in what.items():
-                self._detail(key, value)
+                _detail(db, key, value)
         elif kind == "note":
             notes.append(what)
-            self._detail("notes", notes)
+            _detail(db, "notes", notes)
 
-    def _number(self, identity: Identity) -> int:
+    def _number(self, db: sqlite3.Connection, identity: Identity) -> int:
         number = self._numbers.get(identity)
         if number is None:
             number = self._numbers[identity] = len(self._numbers)
-            self._db.execute("INSERT INTO identities VALUES (?, ?)", (number, identity_to_json(identity)))
+            text = identity_to_json(identity)
+            db.execute("INSERT INTO identities VALUES (?, ?, ?)", (number, text, checksum(text)))
         return number
 
-    def _detail(self, key: str, value: Any) -> None:
-        self._db.execute("INSERT OR REPLACE INTO details VALUES (?, ?)", (key, json.dumps(value)))
-
-    def _fail(self, error: Exception, items: list[tuple[str, Any]]) -> None:
+    def _fail(
+        self, db: sqlite3.Connection | None, error: Exception, items: list[tuple[str, Any]], notes: list[str]
+    ) -> None:
         self._failed = True
-        # Written, not warned: this is another thread, and a warning made an error would end in nobody's hands.
-        print(
+        text = (
             f"gradiometer stopped recording to {self.path}: {error}. What was written before is kept, and the training "
-            "goes on. Free some space, or choose another folder with path= or --out.",
-            file=sys.stderr,
+            "goes on. Free some space, or choose another folder with path= or --out."
         )
+        # Written, not warned: this is another thread, and a warning made an error would end in nobody's hands.
+        with contextlib.suppress(Exception):
+            print(text, file=sys.stderr)
+        with contextlib.suppress(Exception):  # a line may fit where a reading did not
+            if db is not None:
+                with db:
+                    _detail(db, "notes", [*notes, text])
         with self._lock:
             self._queue = items + self._queue
         self._release()
@@ -186,35 +219,36 @@ class RunWriter:
                 what.set()
 
 
-def _real(value: float) -> float | str:
-    # SQLite turns NaN into NULL, and says nothing; a text comes back as it was.
-    return value if value == value else "nan"
+def _detail(db: sqlite3.Connection, key: str, value: Any) -> None:
+    text = json.dumps(value, default=str)
+    db.execute("INSERT OR REPLACE INTO details VALUES (?, ?, ?)", (key, text, checksum(key, text)))
 
 
-def _create(path: Path, details: Mapping[str, Any]) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA synchronous=NORMAL")
+    return db
+
+
+def _create(path: Path, details: Mapping[str, Any]) -> None:
     try:
+        if path.exists():
+            raise RunError(f"{path} exists already, and a run is never overwritten. Give another path, or remove it.")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)
-    except FileExistsError as error:
-        raise RunError(
-            f"{path} exists already, and a run is never overwritten. Give another path, or remove it."
-        ) from error
     except OSError as error:
         raise RunError(
             f"cannot record to {path}: {error.strerror or error}. Choose a folder that can be written, "
             "with path= or --out."
         ) from error
     try:
-        db = sqlite3.connect(path, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        with db:
+        with contextlib.closing(_connect(path)) as db:
             db.executescript(_SCHEMA)
-            db.executemany("INSERT INTO details VALUES (?, ?)", [(k, json.dumps(v)) for k, v in details.items()])
+            with db:
+                for key, value in details.items():
+                    _detail(db, key, value)
     except sqlite3.Error as error:
-        with contextlib.suppress(OSError):
-            path.unlink()
+        for left in ("", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                path.with_name(path.name + left).unlink()
         raise RunError(f"cannot record to {path}: {error}. Choose another folder, with path= or --out.") from error
-    return db
