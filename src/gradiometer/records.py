@@ -146,7 +146,8 @@ class Reading:
     """All that was measured in one training step of one optimizer.
 
     ``step`` counts this optimizer's steps from zero; ``time`` is in seconds since the watch began; ``loss``
-    is the sum of what ``backward`` was called on between this step and the one before, unscaled. ``level``
+    is the sum of what ``backward`` was called on between this step and the one before, unscaled (of the many
+    evaluations in a step of L-BFGS, the first). ``level``
     is ``"parameters"`` or ``"full"``; ``loss_scale`` the factor of mixed precision, 1 without.
     ``loss_operations`` names the operations between the model's output and the loss, the loss first.
     """

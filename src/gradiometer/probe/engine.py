@@ -56,6 +56,7 @@ class Probe:
         self.thread = threading.get_ident()
         self.sites = SiteTracker({}, self.fault)
         self.on = False
+        self._failed = False
         self.manual = False  # no optimizer at all: a step ends where the next pass begins
         self.accepts_optimizers = True
         self.on_unknown_module: Callable[[nn.Module], None] | None = None
@@ -71,6 +72,7 @@ class Probe:
         self._steps: list[int] = []
         self._losses: list[tuple[int, int, Scalar]] = []
         self._pending: list[Scalar] = []  # losses backward was called on since the last step
+        self._pending_before = 0  # how many of them, before the backward that is running
         self._loss_scale: Scalar = 1.0
         self._loss_operations: tuple[str, ...] = ()
         self._window = False
@@ -133,29 +135,41 @@ class Probe:
             ModelInfo(name, type(m).__name__, sum(p.numel() for p in m.parameters() if not _lazy(p)))
             for name, m in self._models.items()
         )
-        self._sink.describe(models, tuple(type(o).__name__ for o in self._optimizer_list))
+        with self._guard("describe"):
+            self._sink.describe(models, tuple(type(o).__name__ for o in self._optimizer_list))
 
     # -- life ---------------------------------------------------------------------------------------------------
 
+    def find_optimizers(self, alive: Callable[[], list[torch.optim.Optimizer]]) -> None:
+        """Puts those of the process that hold a parameter of a model under watch."""
+        with self._guard("discovery"):
+            for optimizer in alive():
+                if self.holds(optimizer) and not self.knows(optimizer):
+                    self.add_optimizer(optimizer)
+
     def begin(self) -> None:
         """Begins to watch; the first step is sampled."""
+        if self._failed:
+            return
         self.on = True
         self.manual = not self._optimizers
         self._began = self._step_began = perf_counter()
         self._flushed = self._began
-        intercept.start(self)
-        if self._schedule.due(0, 0.0):
-            self._open()
+        with self._guard("start"):
+            intercept.start(self)
+            if self._schedule.due(0, 0.0):
+                self._open()
 
     def stop(self) -> None:
         """Ends the watch: no hook or patch is left."""
-        if self.on:
-            with contextlib.suppress(Exception):
-                if self.manual and self._waiting_manual:
-                    self._finish_step(0)
-                self.flush()
+        if self.on and self._waiting_manual:
+            with self._guard("step"):
+                self._finish_step(0)
+        self.flush()
         self._disconnect()
-        self._sink.close()
+        intercept.remove_late()
+        with contextlib.suppress(Exception):
+            self._sink.close()
 
     def _disconnect(self) -> None:
         self.on = False
@@ -166,8 +180,9 @@ class Probe:
 
     def fault(self, where: str, error: BaseException) -> None:
         """Switches the instrument off for good and says so once; the training goes on."""
-        if not self.on:
+        if self._failed:
             return
+        self._failed = True
         self._disconnect()
         text = (
             f"gradiometer stopped watching: a fault of its own in the {where} part "
@@ -188,7 +203,8 @@ class Probe:
 
     def call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Stands in for the call of a module in a window."""
-        if not (self._in_pass or self.sites.backward) and torch.is_grad_enabled():
+        sites = self.sites
+        if not (self._in_pass or sites.backward or sites.foreign) and torch.is_grad_enabled():
             self._in_pass = True
             with self._guard("step"):
                 self._pass_begins(module, args)
@@ -211,8 +227,11 @@ class Probe:
         with self._guard("loss"):
             if self._waiting_manual:
                 self._finish_step(0)
-            for root in (roots,) if isinstance(roots, Tensor) else tuple(roots or ()):
-                self._note_loss(root)
+            self._pending_before = len(self._pending)
+            # Neither an iterator, which can be read but once, nor the edges of a graph, which have no value.
+            for root in roots if isinstance(roots, (list, tuple)) else (roots,):
+                if isinstance(root, Tensor):
+                    self._note_loss(root)
 
     def _note_loss(self, root: Tensor) -> None:
         noted = intercept.loss_before_scaling(root)
@@ -223,25 +242,32 @@ class Probe:
         if self._window:
             self._loss_operations = graph.loss_operations(root, self.sites.nodes)
 
-    def backward_ends(self) -> None:
-        """Ends a pass."""
+    def backward_ends(self, failed: bool = False) -> None:
+        """Ends a pass; one that failed is forgotten, since a training that goes on leaves it out as well."""
         self.sites.backward -= 1
         if not self.on or self.sites.backward:
             return
         self._in_pass = False
-        self.sites.backward_ended()
-        if self.manual:
+        self.sites.backward_ended(failed)
+        if failed:
+            del self._pending[self._pending_before :]
+        elif self.manual:
             self._waiting_manual = True
             self._measure_parameters(0, closure=False)
 
     def stepping(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """Copies the weights of an optimizer that is about to step, in a window."""
-        if self._window:
+        if not self._window:
+            return
+        with self._guard("parameters"):
+            number = self._number(optimizer)
+            if number is None:
+                return
+            if isinstance(optimizer, torch.optim.LBFGS):  # all of its step is in the closure: begin from there
+                self._pending.clear()
+                self._renew()
             scale = getattr(optimizer, "grad_scale", None)
-            with self._guard("parameters"):
-                number = self._number(optimizer)
-                if number is not None:
-                    self._measure_parameters(number, closure, 1.0 if scale is None else scale)
+            self._measure_parameters(number, closure, 1.0 if scale is None else scale)
 
     def _measure_parameters(self, number: int, closure: bool, grad_scale: Scalar = 1.0) -> None:
         if not self._window:
@@ -312,12 +338,13 @@ class Probe:
 
     def _finish_step(self, number: int) -> None:
         began = perf_counter()
+        if began - self._flushed > FLUSH_SECONDS:
+            self.flush()
         if not self._steps:
             self._steps.append(0)
         step = self._steps[number]
         self._waiting_manual = False
-        loss = _sum(self._pending) if self._pending else None
-        self._pending = []
+        loss = self._loss(number)
         if loss is not None and "loss" not in self.scalars_recorded:
             self._losses.append((number, step, loss))
         if self._window:
@@ -340,15 +367,22 @@ class Probe:
                 self._renew()
         else:
             self._schedule.plain(length)
-        if now - self._flushed > FLUSH_SECONDS:
-            self.flush()
-        if not self._window and self._due(number, now - self._began):
+        if not self._window and self._due(now - self._began):
             self._open()
 
-    def _due(self, number: int, now: float) -> bool:
-        # With several optimizers "every n-th step" means every n-th of the first of those at work.
+    def _due(self, now: float) -> bool:
+        # With several optimizers "every n-th step" means every n-th of the first of those at work. It is asked for
+        # after a step of any of them, since its own next step may come right after another's.
         lead = min(n for n, at in self._recent.items() if self._total - at < 4 * WINDOW_STEPS)
-        return number == lead and self._schedule.due(self._steps[number], now)
+        return self._schedule.due(self._steps[lead], now)
+
+    def _loss(self, number: int) -> Scalar | None:
+        losses, self._pending = self._pending, []
+        if not losses:
+            return None
+        # L-BFGS evaluates its closure many times in a step, the first time where the step begins.
+        repeats = not self.manual and isinstance(self._optimizer_list[number], torch.optim.LBFGS)
+        return losses[0] if repeats else _sum(losses)
 
     def _read(self, number: int, step: int, loss: Scalar | None) -> None:
         parameters = self._meter.read() if self._meter is not None else ()
@@ -374,14 +408,14 @@ class Probe:
         self._window = True
         self.thread = threading.get_ident()
         self._window_seen, self._window_steps = set(), 0
+        backward = self.sites.backward
+        self.sites = SiteTracker(self._paths, self.fault)
+        self.sites.backward = backward
         self._renew()
         intercept.open_window(self)
 
     def _renew(self) -> None:
-        self.sites.close()
-        backward = self.sites.backward
-        self.sites = SiteTracker(self._paths, self.fault)
-        self.sites.backward = backward
+        self.sites.restart()
         self._loss_operations, self._loss_scale = (), 1.0
 
     def _close(self) -> None:
@@ -395,9 +429,16 @@ class Probe:
         """Adds scalars to the step whose backward came last."""
         with self._guard("record"):
             number, step = self._newest()
-            for name, value in scalars.items():
+            for name, given in scalars.items():
+                try:
+                    value = float(given)
+                except (TypeError, ValueError, RuntimeError):
+                    say(f"record({name}=...) takes one number, and got {type(given).__name__}: it was left out.")
+                    continue
                 self.scalars_recorded.add(name)
-                self._sink.add_scalars(name, [(number, step, float(value))])
+                if name == "loss":  # what was seen of this step's is not wanted any more
+                    self._losses = [row for row in self._losses if row[:2] != (number, step)]
+                self._sink.add_scalars(name, [(number, step, value)])
 
     def _newest(self) -> tuple[int, int]:
         number = max(self._recent, key=self._recent.__getitem__, default=0)
@@ -410,10 +451,11 @@ class Probe:
         self._flushed = perf_counter()
         if not rows:
             return
-        values = resolve(value for _, _, value in rows)
-        self._sink.add_scalars("loss", [(n, s, v) for (n, s, _), v in zip(rows, values, strict=True)])
-        if not all(map(math.isfinite, values)):
-            self._schedule.demand()
+        with self._guard("loss"):
+            values = resolve(value for _, _, value in rows)
+            self._sink.add_scalars("loss", [(n, s, v) for (n, s, _), v in zip(rows, values, strict=True)])
+            if not all(map(math.isfinite, values)):
+                self._schedule.demand()
 
 
 def say(text: str) -> None:
@@ -421,7 +463,8 @@ def say(text: str) -> None:
     try:
         warnings.warn(text, GradiometerWarning, stacklevel=3)
     except Exception:
-        print(text, file=sys.stderr)
+        with contextlib.suppress(Exception):
+            print(text, file=sys.stderr)
 
 
 def _check_devices(module: nn.Module, args: Any) -> None:
@@ -442,4 +485,4 @@ def _sum(values: Iterable[Scalar]) -> Scalar:
 
 
 def _lazy(p: Tensor) -> bool:
-    return isinstance(p, nn.parameter.UninitializedTensorMixin)
+    return nn.parameter.is_lazy(p)

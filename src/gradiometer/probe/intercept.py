@@ -7,9 +7,14 @@
 | step hooks of all optimizers | a watch is on (the hook before the step: a window is open) | counting steps |
 | ``nn.Module.__call__`` | a window is open | which module is running |
 | ``torch.autograd.grad`` | a window is open | gradients that are not those of the training |
+| ``CheckpointFunction.backward`` | a window is open | what a reentrant checkpoint computes again |
 
 A patch on the class and not a hook on each module: installing it costs nothing however deep the model is, and
 the attention modules of torch.nn look for hooks and compute differently (fused or not) when they find one.
+
+A compiler must not trace any of this. All of it steps aside while one is at work (an optimizer's step that is compiled
+is therefore not counted), a compiled module is called with the patch on modules taken away, and ``backward``, which
+is never a part of compiled code, is kept from being compiled by itself.
 """
 
 from __future__ import annotations
@@ -17,11 +22,17 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.checkpoint import CheckpointFunction
+
+from gradiometer.probe.operations import is_compiled
 
 if TYPE_CHECKING:
     from gradiometer.probe.engine import Probe
@@ -30,6 +41,7 @@ _watching: list[Probe] = []
 _windows: list[Probe] = []
 _undo_watching: list[Callable[[], None]] = []
 _undo_windows: list[Callable[[], None]] = []
+_late: list[Any] = []
 _scaled: dict[int, tuple[weakref.ref[Tensor], Tensor, Tensor]] = {}
 
 
@@ -39,7 +51,7 @@ def start(probe: Probe) -> None:
     if len(_watching) == 1:
         _patch(_undo_watching, torch.autograd, "backward", _backward)
         _patch(_undo_watching, torch.amp.GradScaler, "scale", _scale)
-        _undo_watching.append(register_optimizer_step_post_hook(_stepped).remove)
+        _hook(_undo_watching, register_optimizer_step_post_hook, _stepped)
 
 
 def stop(probe: Probe) -> None:
@@ -57,7 +69,8 @@ def open_window(probe: Probe) -> None:
     if len(_windows) == 1:
         _patch(_undo_windows, nn.Module, "__call__", _call)
         _patch(_undo_windows, torch.autograd, "grad", _grad)
-        _undo_windows.append(register_optimizer_step_pre_hook(_stepping).remove)
+        _patch(_undo_windows, CheckpointFunction, "backward", _recompute)
+        _hook(_undo_windows, register_optimizer_step_pre_hook, _stepping)
 
 
 def close_window(probe: Probe) -> None:
@@ -66,6 +79,12 @@ def close_window(probe: Probe) -> None:
         _windows.remove(probe)
     if not _windows:
         _undo(_undo_windows)
+
+
+def remove_late() -> None:
+    """Removes what could not be removed while it ran; see `_hook`."""
+    while _late:
+        _late.pop().remove()
 
 
 def loss_before_scaling(root: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -79,21 +98,41 @@ def loss_before_scaling(root: Tensor) -> tuple[Tensor, Tensor] | None:
 # -- the replacements ---------------------------------------------------------------------------------------------
 
 
-def _make(owner: Any, name: str, replacement: Callable[..., Any]) -> Callable[..., Any]:
-    original = getattr(owner, name)
-
+@cache  # the same object for every window, since compiled code is thrown away when what it was made with has changed
+def _make(original: Callable[..., Any], name: str, replacement: Callable[..., Any]) -> Callable[..., Any]:
     def patched(*args: Any, **kwargs: Any) -> Any:
-        return replacement(original, *args, **kwargs)
+        return original(*args, **kwargs) if is_compiling() else replacement(original, *args, **kwargs)
 
-    patched.__name__, patched.__qualname__, patched.__doc__ = name, original.__qualname__, original.__doc__
-    patched.__wrapped__ = original  # type: ignore[attr-defined]
-    return patched
+    out: Any = torch.compiler.disable(patched) if replacement is _backward else patched
+    out.__name__, out.__qualname__, out.__doc__ = name, original.__qualname__, original.__doc__
+    out.__wrapped__ = original
+    return out
 
 
 def _patch(undo: list[Callable[[], None]], owner: Any, name: str, replacement: Callable[..., Any]) -> None:
-    original = getattr(owner, name)
-    setattr(owner, name, _make(owner, name, replacement))
-    undo.append(lambda: setattr(owner, name, original))
+    held = vars(owner)[name]
+    setattr(owner, name, _make(getattr(owner, name), name, replacement))
+    undo.append(lambda: setattr(owner, name, held))
+
+
+def _hook(undo: list[Callable[[], None]], register: Callable[..., Any], act: Callable[..., None]) -> None:
+    """Registers a hook on all optimizers.
+
+    Torch goes through its hooks while they run, and stumbles over one that removes itself and is not the last. Such a
+    one (after a fault) stays, with nothing to do, until the block of the watch ends and calls `remove_late`.
+    """
+
+    def run(*args: Any) -> None:
+        nonlocal running
+        if not is_compiling():
+            running = True
+            try:
+                act(*args)
+            finally:
+                running = False
+
+    running, handle = False, register(run)
+    undo.append(lambda: _late.append(handle) if running else handle.remove())
 
 
 def _undo(actions: list[Callable[[], None]]) -> None:
@@ -102,10 +141,22 @@ def _undo(actions: list[Callable[[], None]]) -> None:
 
 
 def _here(probe: Probe) -> bool:
-    return probe.thread == threading.get_ident()
+    # Backward has threads of its own on an accelerator, where a checkpoint then calls its modules again.
+    return probe.thread == threading.get_ident() or probe.sites.backward > 0
 
 
 def _call(original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    if not is_compiled(module):
+        return _lead(original, module, args, kwargs)
+    patched, nn.Module.__call__ = nn.Module.__call__, original
+    try:
+        return _lead(original, module, args, kwargs)
+    finally:
+        if _windows:  # else the window was closed in there
+            nn.Module.__call__ = patched
+
+
+def _lead(original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
     for probe in _windows:
         if _here(probe) and probe.wants(module):
             return probe.call(original, module, args, kwargs)
@@ -118,11 +169,14 @@ def _backward(original: Any, *args: Any, **kwargs: Any) -> Any:
     probes = tuple(_watching)
     for probe in probes:
         probe.backward_begins(roots)
+    failed = True
     try:
-        return original(*args, **kwargs)
+        result = original(*args, **kwargs)
+        failed = False
     finally:
         for probe in probes:
-            probe.backward_ends()
+            probe.backward_ends(failed)
+    return result
 
 
 def _grad(original: Any, *args: Any, **kwargs: Any) -> Any:
@@ -136,6 +190,13 @@ def _grad(original: Any, *args: Any, **kwargs: Any) -> Any:
             probe.sites.foreign -= 1
 
 
+def _recompute(original: Any, *args: Any) -> Any:
+    with ExitStack() as looking:
+        for probe in tuple(_windows):
+            looking.enter_context(probe.sites.looking())
+        return original(*args)
+
+
 def _scale(original: Any, self: Any, outputs: Any) -> Any:
     scaled = original(self, outputs)
     if isinstance(scaled, Tensor) and isinstance(outputs, Tensor) and self.is_enabled() and self._scale is not None:
@@ -146,10 +207,11 @@ def _scale(original: Any, self: Any, outputs: Any) -> Any:
 
 
 def _stepping(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")  # the first is the optimizer itself
     for probe in tuple(_windows):
-        probe.stepping(optimizer, closure=bool(args) or kwargs.get("closure") is not None)
+        probe.stepping(optimizer, closure is not None)
 
 
-def _stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+def _stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for probe in tuple(_watching):
         probe.stepped(optimizer)

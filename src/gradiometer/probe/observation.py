@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,8 +27,8 @@ class Observation:
         "gradient",
         "gradients",
         "model",
-        "name",
         "operation",
+        "passing",
         "peak",
         "saturation",
         "shape",
@@ -36,11 +37,11 @@ class Observation:
         "zeros",
     )
 
-    def __init__(self, model: str, base: str, name: str, operation: Operation, y: Tensor, unit_dim: int) -> None:
-        """Measures ``y``; ``base`` is the name without the number of the call."""
+    def __init__(self, model: str, base: str, passing: int, operation: Operation, y: Tensor, unit_dim: int) -> None:
+        """Measures ``y``; ``base`` is the name without the number of the call, ``passing`` the number of the pass."""
         self.model = model
         self.base = base
-        self.name = name
+        self.passing = passing
         self.operation = operation
         self.shape = tuple(y.shape)
         self.unit_dim = unit_dim % y.dim() if y.dim() else 0
@@ -65,15 +66,18 @@ class Observation:
 def read(observations: list[Observation], loss_scale: float = 1.0) -> tuple[SiteReading, ...]:
     """Turns the observations of one step into readings, one a site, in the order in which sites were first seen.
 
-    A site seen in several passes (accumulation) is merged: squares and counts add up, a unit is dead
-    if it was in all of them. Gradients are divided by the scale of the loss.
+    Calls of one operation are numbered within a pass. A site seen in several passes (accumulation) is merged:
+    squares and counts add up, a unit is dead if it was in all of them. Gradients are divided by the scale of the loss.
     """
     sites: dict[tuple[str, str], list[Observation]] = {}
+    calls: Counter[tuple[str, str, int]] = Counter()
     for seen in _without_unused(observations):
-        sites.setdefault((seen.model, seen.name), []).append(seen)
+        call = calls[seen.model, seen.base, seen.passing]
+        calls[seen.model, seen.base, seen.passing] += 1
+        sites.setdefault((seen.model, f"{seen.base}.{call}" if call else seen.base), []).append(seen)
     values = iter(resolve(v for group in sites.values() for seen in group for v in _scalars(seen)))
     masks = iter(_dead_masks(list(sites.values())))
-    return tuple(_merge(group, values, next(masks), loss_scale) for group in sites.values())
+    return tuple(_merge(name, group, values, next(masks), loss_scale) for (_, name), group in sites.items())
 
 
 def _without_unused(observations: list[Observation]) -> list[Observation]:
@@ -110,7 +114,7 @@ def _dead_masks(groups: list[list[Observation]]) -> list[np.ndarray | None]:
 
 
 def _merge(
-    group: list[Observation], values: Iterator[float], dead: np.ndarray | None, loss_scale: float
+    name: str, group: list[Observation], values: Iterator[float], dead: np.ndarray | None, loss_scale: float
 ) -> SiteReading:
     first = group[0]
     squares = total = nonfinite = masked = zero = saturation = grad_squares = grad_nonfinite = 0.0
@@ -129,7 +133,7 @@ def _merge(
     units = first.shape[first.unit_dim] if first.shape else 1
     deaths = 0 if dead is None else int(dead.sum())
     return SiteReading(
-        site=Site(first.name, first.operation.name, first.operation.cause, first.model),
+        site=Site(name, first.operation.name, first.operation.cause, first.model),
         shape=first.shape,
         passes=len(group),
         rms=math.sqrt(squares / finite),

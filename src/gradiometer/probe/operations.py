@@ -154,15 +154,20 @@ def is_leaf(module: nn.Module) -> bool:
     )
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a compiler looks into this module, and would take the instrument for a part of it."""
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or type(module).__module__.startswith("torch._dynamo")
+    )
+
+
 def is_opaque(module: nn.Module) -> bool:
     """Whether a module must be called exactly as without us, since a look inside would change what it does.
 
-    Compiled and scripted modules (a compiler would trace the instrument as well), and the attention modules of
-    torch.nn outside training, whose fused path is taken only when nothing overrides their functions.
+    Compiled ones, and the attention modules of torch.nn outside training, whose fused path is taken only when
+    nothing overrides their functions.
     """
-    if isinstance(module, torch.jit.ScriptModule) or getattr(module, "_compiled_call_impl", None) is not None:
-        return True
-    if type(module).__module__.startswith("torch._dynamo"):
-        return True
     fused = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-    return isinstance(module, fused) and not module.training
+    return (isinstance(module, fused) and not module.training) or is_compiled(module)

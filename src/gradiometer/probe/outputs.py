@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 
 def tensors(output: Any, suffix: str = "", depth: int = 3) -> Iterator[tuple[str, Tensor]]:
@@ -27,12 +28,9 @@ def tensors(output: Any, suffix: str = "", depth: int = 3) -> Iterator[tuple[str
         for key, value in output.items():
             yield from tensors(value, f"{suffix}[{key}]", depth - 1)
     elif isinstance(output, (tuple, list)):
-        position = 0
-        for value in output:
-            for name, tensor in tensors(value, "", depth - 1):
-                place = "" if position == 0 else f"[{position}]"
-                position += 1
-                yield suffix + place + name, tensor
+        for i, value in enumerate(output):
+            place = "" if i == 0 and isinstance(value, Tensor) else f"[{i}]"
+            yield from tensors(value, suffix + place, depth - 1)
     elif is_dataclass(output) and not isinstance(output, type):
         for field in fields(output):
             yield from tensors(getattr(output, field.name), f"{suffix}[{field.name}]", depth - 1)
@@ -46,6 +44,6 @@ def measurable(x: Any) -> bool:
         and x.layout is torch.strided
         and not x.is_nested
         and x.device.type != "meta"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not is_functorch_wrapped_tensor(x)
         and x.numel() > 0
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
+from torch.utils.checkpoint import CheckpointFunction
 
-from gradiometer.measures import resolve
+from gradiometer.measures import moments, resolve
 from gradiometer.probe.observation import Observation
 from gradiometer.probe.operations import Operation, is_leaf, is_opaque, of_function, of_module
 from gradiometer.probe.outputs import measurable, tensors
@@ -47,9 +51,9 @@ class SiteTracker:
         self._mode = _Functions(self)
         self._stack: list[tuple[str, str]] = []
         self._leaf = 0
-        self._counts: dict[str, int] = {}
+        self._earlier = 0  # observations of the passes that have ended
         self._channels: dict[tuple[int, ...], bool] = {}
-        self._handles: list[Any] = []
+        self._handles: list[tuple[Observation, Any]] = []
 
     @property
     def running(self) -> bool:
@@ -61,6 +65,10 @@ class SiteTracker:
         """The nodes of autograd's graph whose outputs were measured in this pass."""
         return self._nodes
 
+    def looking(self) -> AbstractContextManager[object]:
+        """While it lasts, functional operations are seen."""
+        return nullcontext() if _get_current_function_mode() is self._mode else self._mode
+
     # -- forward ------------------------------------------------------------------------------------------------
 
     def call(self, original: Call, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -71,9 +79,9 @@ class SiteTracker:
         if is_opaque(module):
             return self._opaque(original, module, args, kwargs, place)
         if not self._stack:
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() and not _checkpointing():
                 return original(module, *args, **kwargs)  # an evaluation is no reading
-            with self._mode:
+            with self.looking():
                 return self._inner(original, module, args, kwargs, place)
         return self._inner(original, module, args, kwargs, place)
 
@@ -81,13 +89,16 @@ class SiteTracker:
         place = place or self._stack[-1]
         leaf = is_leaf(module)
         before = len(self.observations)
-        version = (
-            args[0]._version if leaf and args and isinstance(args[0], Tensor) and not args[0].is_inference() else 0
-        )
+        outermost = not self._stack
+        version = _version(args) if leaf else None
         self._stack.append(place)
         self._leaf += leaf
         try:
             output = original(module, *args, **kwargs)
+        except BaseException:
+            if outermost:  # a forward that failed is no part of the step, if the training goes on
+                del self.observations[before:]
+            raise
         finally:
             self._leaf -= leaf
             self._stack.pop()
@@ -96,23 +107,30 @@ class SiteTracker:
         return output
 
     def _opaque(self, original: Call, module: nn.Module, args: Any, kwargs: Any, place: tuple[str, str] | None) -> Any:
-        """Calls a module with the instrument out of sight: no mode, no patch, nothing measured inside."""
+        """Calls a module with the instrument out of sight: no mode, and nothing measured inside."""
         recording = torch.is_grad_enabled() and place is not None
         self._leaf += 1
         try:
             if _get_current_function_mode() is self._mode:
                 with _pop_mode_temporarily():
-                    output = _unpatched(original, module, args, kwargs)
+                    output = original(module, *args, **kwargs)
             else:
-                output = _unpatched(original, module, args, kwargs)
+                output = original(module, *args, **kwargs)
         finally:
             self._leaf -= 1
         if recording and self.on and place is not None:
-            self._guarded("module", self._returned, module, args, output, place, True, len(self.observations), 0)
+            self._guarded("module", self._returned, module, args, output, place, True, len(self.observations), None)
         return output
 
     def _returned(
-        self, module: nn.Module, args: Any, output: Any, place: tuple[str, str], leaf: bool, before: int, version: int
+        self,
+        module: nn.Module,
+        args: Any,
+        output: Any,
+        place: tuple[str, str],
+        leaf: bool,
+        before: int,
+        version: int | None,
     ) -> None:
         """Measures what a module returned, unless its last operation has been measured already."""
         if not leaf and len(self.observations) > before:
@@ -121,16 +139,22 @@ class SiteTracker:
         # A module that is in no model under watch (one made on the fly) goes by the place that called it.
         base = place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
         for suffix, y in tensors(output):
-            passed_on = any(y is a for a in args) and not (leaf and y is args[0] and y._version != version)
+            in_place = version is not None and y is args[0] and _version(args) != version
+            passed_on = any(y is a for a in args) and not in_place
             if measurable(y) and not passed_on:
                 self._observe(place, base + suffix, operation, y)
 
     def called(self, function: Call, args: Any, output: Any) -> None:
         """Measures the output of a functional operation."""
-        if self._leaf or not self.on or not self._stack:
+        if self._leaf or not self.on or not (self._stack or self.backward):
             return
         operation = of_function(function, args)
         if operation is None:
+            return
+        if not self._stack:  # what a checkpoint computes again between its modules
+            for _, y in tensors(output):
+                if measurable(y):
+                    self._recomputed(None, operation, y)
             return
         model, path = self._stack[-1]
         for suffix, y in tensors(output):
@@ -141,15 +165,13 @@ class SiteTracker:
                 self._observe((model, path), f"{path}:{operation.name}{suffix}", operation, y)
 
     def _observe(self, place: tuple[str, str], base: str, operation: Operation, y: Tensor) -> None:
+        base = base or operation.name  # a model that is one operation
         if self.backward:
-            self._recomputed(base, y)
+            self._recomputed(base, operation, y)
             return
         if self.passes >= self.MAX_PASSES:
             return
-        count = self._counts.get(place[0] + "/" + base, 0)
-        self._counts[place[0] + "/" + base] = count + 1
-        name = f"{base}.{count}" if count else base
-        seen = Observation(place[0], base, name or operation.name, operation, y, self._unit_dim(operation, y))
+        seen = Observation(place[0], base, self.passes, operation, y, self._unit_dim(operation, y))
         self.observations.append(seen)
         if y.requires_grad and y.grad_fn is not None:
             self._hook(seen, y)
@@ -173,39 +195,59 @@ class SiteTracker:
             if self.on and not self.foreign:
                 self._guarded("gradient", seen.arrived, gradient)
 
-        self._handles.append(y.register_hook(arrived))
+        self._handles.append((seen, y.register_hook(arrived)))
 
-    def _recomputed(self, base: str, y: Tensor) -> None:
+    def _recomputed(self, base: str | None, operation: Operation, y: Tensor) -> None:
         """Hooks what a reentrant checkpoint computes again: its first pass had no graph to hook.
 
-        Segments come back last first, so the call is told by its value, which is the same to the bit.
+        Segments come back last first, so the call is told by its value, which is the same to the bit. So is an
+        operation between modules, whose place is not known any more (``base`` is ``None``).
         """
-        if not y.requires_grad:
+        if not y.requires_grad or y.grad_fn is None:
             return
         waiting = [
-            s for s in self.observations if s.base == base and not s.wants_gradient and s.shape == tuple(y.shape)
-        ]
-        if len(waiting) > 1:
-            again = Observation("", base, "", waiting[0].operation, y, waiting[0].unit_dim)
-            squares = resolve([again.activation.squares, *(s.activation.squares for s in waiting)])
-            waiting = [s for s, v in zip(waiting, squares[1:], strict=True) if v == squares[0]] or waiting[-1:]
+            s for s in self.observations
+            if s.base == (base or s.base) and s.operation == operation
+            and not s.wants_gradient and s.shape == tuple(y.shape)
+        ]  # fmt: skip
+        if len(waiting) > 1 or (waiting and base is None):
+            squares = resolve([moments(y, total=False).squares, *(s.activation.squares for s in waiting)])
+            same = [s for s, v in zip(waiting, squares[1:], strict=True) if v == squares[0]]
+            waiting = same or (waiting[-1:] if base else [])
         if waiting:
             self._hook(waiting[0], y)
 
-    def backward_ended(self) -> None:
-        """Ends the pass: what is called from here on is numbered anew."""
-        self._counts.clear()
+    def backward_ended(self, failed: bool = False) -> None:
+        """Ends the pass, or drops one that failed: what is called from here on is numbered anew."""
         self._nodes.clear()
-        self.passes += 1
+        if failed:
+            del self.observations[self._earlier :]
+        else:
+            self.passes += 1
+        self._earlier = len(self.observations)
+
+    def restart(self) -> None:
+        """Begins the next step, with what still waits for its gradient.
+
+        A generator's output is made before the step of the critic, and its gradient comes after.
+        """
+        self.observations = [s for s in self.observations if s.wants_gradient and s.gradient is None]
+        self._remove([(s, handle) for s, handle in self._handles if s.gradient is not None])
+        self._handles = [(s, handle) for s, handle in self._handles if s.gradient is None]
+        self.passes, self._earlier, self.inside = 0, len(self.observations), 0.0
 
     def close(self) -> None:
         """Removes every hook, and lets go of everything measured."""
         self.on = False
         self._nodes.clear()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._remove(self._handles)
+        self._handles = []
         self.observations = []
+
+    @staticmethod
+    def _remove(handles: list[tuple[Observation, Any]]) -> None:
+        for _, handle in handles:
+            handle.remove()
 
     def _guarded(self, where: str, act: Callable[..., None], *args: Any) -> None:
         start = perf_counter()
@@ -234,13 +276,22 @@ class _Functions(TorchFunctionMode):
         self._tracker = tracker
 
     def __torch_function__(self, func: Call, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if is_compiling():  # a compiled function among ours would have the instrument in its graph
+            return func(*args, **(kwargs or {}))
         return self._tracker.function(func, args, kwargs)
 
 
-def _unpatched(original: Call, module: nn.Module, args: Any, kwargs: Any) -> Any:
-    patched = nn.Module.__call__
-    nn.Module.__call__ = original
-    try:
-        return original(module, *args, **kwargs)
-    finally:
-        nn.Module.__call__ = patched
+def _checkpointing() -> bool:
+    """Whether this is the first pass of a reentrant checkpoint, which has gradients off as an evaluation has them."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _version(args: Any) -> int | None:
+    """How often the first argument was changed in place; inference tensors do not count it."""
+    counts = args and isinstance(args[0], Tensor) and not args[0].is_inference()
+    return args[0]._version if counts else None

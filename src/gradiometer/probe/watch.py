@@ -98,9 +98,7 @@ class watch:  # noqa: N801 - used as a function, like `open`
     def __enter__(self) -> Self:
         """Starts watching; the first step is sampled."""
         if self._find_optimizers:
-            for one in discovery.optimizers():
-                if self._probe.holds(one):
-                    self._probe.add_optimizer(one)
+            self._probe.find_optimizers(discovery.optimizers)
         self._probe.begin()
         return self
 
@@ -135,7 +133,7 @@ def _models(model: Models) -> dict[str, nn.Module]:
     if isinstance(model, nn.Module):
         return {"": model}
     if isinstance(model, Mapping):
-        named: dict[str, Any] = dict(model)
+        named: dict[Any, Any] = dict(model)
     elif isinstance(model, Iterable):
         parts = list(model)
         named = {}
