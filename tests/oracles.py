@@ -84,5 +84,3 @@ def oracle_pass(net: nn.Module, x: Tensor, oracle: Oracle, loss: Callable[[Any],
     value = loss(out)
     value.backward()
     return named, value.item()
-
-

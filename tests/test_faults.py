@@ -12,7 +12,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 import gradiometer as gm
 from gradiometer.measures import updates
-from gradiometer.probe import discovery, engine, graph, intercept, observation, parameters, sites
+from gradiometer.probe import (
+    discovery,
+    engine,
+    gradients,
+    graph,
+    intercept,
+    losses,
+    observation,
+    parameters,
+    roster,
+    sites,
+)
 from gradiometer.store import MemoryRun, writer
 from test_purity import UNTOUCHED, assert_untouched, places
 from trainings import Net, Training, batch, plain
@@ -26,8 +37,14 @@ class OwnFaultError(Exception):
 
 def build() -> Training:
     """Has something for every part of the instrument to do."""
-    net = Net(lambda m, x: m.last(m.drop(m.norm(torch.tanh(m.first(x))).relu_())) * m.scale, first=nn.Linear(6, 8),
-              norm=nn.BatchNorm1d(8), drop=nn.Dropout(0.2), last=nn.Linear(8, 3), scale=nn.Parameter(torch.tensor(2.0)))
+    net = Net(
+        lambda m, x: m.last(m.drop(m.norm(torch.tanh(m.first(x))).relu_())) * m.scale,
+        first=nn.Linear(6, 8),
+        norm=nn.BatchNorm1d(8),
+        drop=nn.Dropout(0.2),
+        last=nn.Linear(8, 3),
+        scale=nn.Parameter(torch.tensor(2.0)),
+    )
     return plain(net, lambda i: batch(i, 8, 6), momentum=0.9)
 
 
@@ -42,8 +59,8 @@ FAULTS: dict[str, tuple[Any, str, int]] = {
         (observation, "peaks", 1),
         (observation, "can_die", 2),
         (observation, "resolve", 1),
-        (parameters, "moments", 0),
-        (parameters, "unit_norms", 2),
+        (gradients, "moments", 0),
+        (gradients, "unit_norms", 2),
         (parameters, "resolve", 1),
         (updates, "_norms", 1),
         (updates.UpdateMeter, "__init__", 0),
@@ -76,17 +93,17 @@ FAULTS: dict[str, tuple[Any, str, int]] = {
         (MemoryRun, "add_reading", 0),
         (MemoryRun, "add_scalars", 0),
         (MemoryRun, "describe", 0),
-        (engine.Probe, "_note_loss", 1),
+        (losses.Losses, "backward_begins", 1),
         (engine.Probe, "_number", 0),
-        (engine.Probe, "_held", 0),
+        (roster.Roster, "_held", 0),
         (engine.Probe, "_pass_begins", 1),
         (engine.Probe, "_finish_step", 1),
         (engine.Probe, "_read", 1),
         (engine.Probe, "_open", 1),
         (engine.Probe, "_close", 1),
-        (engine, "_check_devices", 0),
+        (engine, "check_devices", 0),
         (intercept, "open_window", 1),
-        (intercept, "loss_before_scaling", 0),
+        (intercept, "scale_of", 0),
     ]
 }
 

@@ -46,9 +46,7 @@ def test_accumulation_is_merged_and_evaluation_left_out() -> None:
             net.train()
         sgd.step()
     twin = copy.deepcopy(before).double()
-    passes, losses = zip(
-        *(oracle_pass(twin, x, plain_oracle, lambda y: square(y) / 3) for x in xs[:3]), strict=True
-    )
+    passes, losses = zip(*(oracle_pass(twin, x, plain_oracle, lambda y: square(y) / 3) for x in xs[:3]), strict=True)
     reading = watch.run.readings[0]
     check_sites(reading, list(passes))
     check_parameters(reading, before, net, {n: p.grad for n, p in twin.named_parameters()})

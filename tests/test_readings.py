@@ -244,3 +244,24 @@ def test_nonfinite_values_are_counted_and_left_out_of_the_rest() -> None:
     assert sites["masked_fill"].grad_nonfinite == 12
     assert watch.run.readings[0].loss == -math.inf
     assert all(p.grad_nonfinite for p in watch.run.readings[0].parameters)
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_a_scaled_loss_is_unscaled_also_when_something_is_done_to_it_first(divided: bool) -> None:
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    x = torch.randn(4, 3)
+    with gm.watch(model, optimizer, every=1) as watch:
+        for part in x.split(2):
+            loss = model(part).square().mean()
+            (scaler.scale(loss) / 2 if divided else scaler.scale(loss / 2)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    reading = watch.run.readings[0]
+    expected = model(x).square().mean()
+    assert reading.loss == pytest.approx(expected.item())
+    assert reading.loss_scale == 1024.0
+    y = model(x).detach().requires_grad_()
+    y.square().mean().backward()
+    assert reading.sites[0].grad_rms == pytest.approx(y.grad.square().mean().sqrt().item())

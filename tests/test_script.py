@@ -30,6 +30,7 @@ def train(steps, before=lambda step: None):
 
 def start(folder, command, **options):
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
+    environment["OMP_NUM_THREADS"] = "1"  # tiny networks, for which more threads only wait for one another
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
@@ -142,7 +143,10 @@ def test_traceback_from_inside_a_watched_forward_shows_no_frame_of_ours(tmp_path
 
 
 def test_ctrl_c_keeps_the_run_and_ends_by_the_signal(tmp_path):
-    text = TRAINING + "import time\ntrain(100000, before=lambda s: (s == 5 and print('ready', flush=True), time.sleep(0.01)))\n"
+    text = (
+        TRAINING
+        + "import time\ntrain(100000, before=lambda s: (s == 5 and print('ready', flush=True), time.sleep(0.01)))\n"
+    )
     (tmp_path / "train.py").write_text(text)
     process = start(tmp_path, [*GRADIOMETER, "run", "--every", "1", "train.py"])
     assert process.stdout.readline() == "ready\n"
@@ -194,7 +198,8 @@ def test_a_training_without_optimizer_and_a_model_inside_a_class(tmp_path):
     (tmp_path / "train.py").write_text(
         "import torch\n"
         "class Trainer:\n"
-        "    def __init__(self):\n        self.net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 1))\n"
+        "    def __init__(self):\n"
+        "        self.net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 1))\n"
         "    def fit(self):\n"
         "        for _ in range(5):\n"
         "            self.net(torch.randn(8, 4)).square().mean().backward()\n"

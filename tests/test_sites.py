@@ -146,5 +146,3 @@ def test_causes_of_products() -> None:
     assert {s.name: s.site.cause for s in watch.run.readings[0].sites} == {
         ":matmul": "weights", ":matmul.1": "attention", ":softmax": "attention", ":einsum": "attention"
     }  # fmt: skip
-
-

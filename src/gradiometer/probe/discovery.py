@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import weakref
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -34,15 +35,15 @@ class Discovery:
     def __init__(self, probe: Probe) -> None:
         """The probe asks for every outermost module it does not know."""
         self._probe = probe
-        self._known: set[int] = set()
+        self._known: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._names: set[str] = set()
         probe.on_unknown_module = self.unknown
 
     def unknown(self, module: nn.Module) -> None:
         """Adds the model a module belongs to, if it is one that can be trained, and the others of its optimizers."""
-        if id(module) in self._known:
+        if module in self._known:
             return
-        self._known.add(id(module))
+        self._known.add(module)
         if not any(p.requires_grad for p in module.parameters()):
             return  # a loss, a metric, a frozen teacher
         found = optimizers()
@@ -50,16 +51,14 @@ class Discovery:
         roots = [r for r in _roots() if r is not module and any(id(p) in held for p in r.parameters())]
         if not any(m is module for root in roots for m in root.modules()):
             roots.insert(0, _root(module))
-        roots = [r for r in roots if id(r) not in self._known or r is module]
+        roots = [r for r in roots if r not in self._known or r is module]
         for root in roots:
             # One model alone needs no prefix: its sites are then named as its author names them.
             name = self._free_name(root) if len(roots) > 1 or self._names else ""
             self._names.add(name)
-            self._known.update(id(m) for m in root.modules())
-            self._probe.add_model(name, root)
-        for optimizer in found:
-            if self._probe.holds(optimizer) and not self._probe.knows(optimizer):
-                self._probe.add_optimizer(optimizer)
+            self._known.update(root.modules())
+            self._probe.roster.add_model(name, root)
+        self._probe.find_optimizers(lambda: found)
 
     def _free_name(self, root: nn.Module) -> str:
         wanted = name = _name_in_script(root) or type(root).__name__
@@ -100,7 +99,7 @@ def _variables() -> Iterator[tuple[str, Any]]:
     """Local and global variables of the frames outside of torch and of this package, the innermost first."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if not frame.f_globals.get("__name__", "").startswith(("gradiometer.", "torch.")):
+        if not str(frame.f_globals.get("__name__", "")).startswith(("gradiometer.", "torch.")):
             yield from list(frame.f_locals.items())
             yield from list(frame.f_globals.items())
         frame = frame.f_back

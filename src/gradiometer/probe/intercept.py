@@ -20,7 +20,6 @@ is never a part of compiled code, is kept from being compiled by itself.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
@@ -42,7 +41,8 @@ _windows: list[Probe] = []
 _undo_watching: list[Callable[[], None]] = []
 _undo_windows: list[Callable[[], None]] = []
 _late: list[Any] = []
-_scaled: dict[int, tuple[weakref.ref[Tensor], Tensor, Tensor]] = {}
+_scaled: list[tuple[Any, Tensor]] = []  # nodes of the graph that multiply with a scale, and the scale
+_HOPS = 8
 
 
 def start(probe: Probe) -> None:
@@ -87,12 +87,19 @@ def remove_late() -> None:
         _late.pop().remove()
 
 
-def loss_before_scaling(root: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The unscaled loss and the scale, if this tensor came out of a gradient scaler."""
-    noted = _scaled.pop(id(root), None)
-    if noted is None or noted[0]() is not root:
-        return None
-    return noted[1], noted[2]
+def scale_of(root: Tensor) -> Tensor | float:
+    """The factor by which a gradient scaler has multiplied what backward is called on, 1 if none has.
+
+    The scaled loss itself, or what is made of it in a few operations: divided by the number of batches, summed up.
+    """
+    scaled, nodes = dict(_scaled), [root.grad_fn]
+    _scaled.clear()  # they hold on to their graphs
+    for _ in range(_HOPS if scaled else 0):
+        for node in nodes:
+            if node in scaled:
+                return scaled[node]
+        nodes = [parent for node in nodes if node is not None for parent, _ in node.next_functions][:_HOPS]
+    return 1.0
 
 
 # -- the replacements ---------------------------------------------------------------------------------------------
@@ -199,10 +206,10 @@ def _recompute(original: Any, *args: Any) -> Any:
 
 def _scale(original: Any, self: Any, outputs: Any) -> Any:
     scaled = original(self, outputs)
-    if isinstance(scaled, Tensor) and isinstance(outputs, Tensor) and self.is_enabled() and self._scale is not None:
-        if len(_scaled) > 64:  # losses that were scaled and never used
-            _scaled.clear()
-        _scaled[id(scaled)] = (weakref.ref(scaled), outputs.detach(), self._scale.clone())
+    if self.is_enabled() and self._scale is not None:
+        for y in (scaled,) if isinstance(scaled, Tensor) else tuple(scaled):
+            if isinstance(y, Tensor) and y.grad_fn is not None and len(_scaled) < _HOPS:
+                _scaled.append((y.grad_fn, self._scale.clone()))
     return scaled
 
 

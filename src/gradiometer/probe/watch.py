@@ -14,7 +14,7 @@ from torch import nn
 from gradiometer.errors import InputError
 from gradiometer.measures import Scalar
 from gradiometer.probe import discovery
-from gradiometer.probe.engine import Probe, say
+from gradiometer.probe.engine import Probe
 from gradiometer.probe.schedule import Schedule
 from gradiometer.records import Run
 from gradiometer.store import MemoryRun, RunWriter
@@ -89,7 +89,7 @@ class watch:  # noqa: N801 - used as a function, like `open`
         self._sink = MemoryRun(name, details) if path is None else RunWriter(path, details)
         self._probe = Probe(self._sink, Schedule(budget, every), level)
         for prefix, module in models.items():
-            self._probe.add_model(prefix, module)
+            self._probe.roster.add_model(prefix, module)
         self._find_optimizers = optimizer is None
         for one in optimizers:
             self._probe.add_optimizer(one)
@@ -194,6 +194,3 @@ def watch_anything(sink: RunWriter, *, budget: float, every: int | None, level: 
     discovery.Discovery(probe)
     probe.begin()
     return probe
-
-
-__all__ = ["say", "watch", "watch_anything"]

@@ -63,7 +63,7 @@ def check(patient: Patient) -> list[Finding]:
                 "units": row.units,
                 "readings": len(patient.recent),
             },
-            cause="biases or weights so far off that no input makes the units positive: too large a step, or a bad start",
+            cause="biases or weights so far off that no input makes a unit positive: too large a step, or a bad start",
             explanation=(
                 f"{percent(dead[worst[0]])} of the {row.units} units of {worst[0]} ({row.site.operation}) were zero "
                 f"for every one of {seen[worst[0]]:,} examples: they pass no gradient, and cannot come back by "

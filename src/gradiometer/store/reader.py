@@ -71,7 +71,13 @@ def find(name: str | PathLike[str], folder: str | PathLike[str] = FOLDER) -> Pat
 def newest(folder: str | PathLike[str] = FOLDER) -> list[Path]:
     """The run files in a folder, newest first."""
     files = [p for p in Path(folder).glob(f"*{SUFFIX}") if p.is_file()]
-    return sorted(files, key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
+    return sorted(files, key=lambda p: (_written(p), p.name), reverse=True)
+
+
+def _written(path: Path) -> float:
+    """When a run was last written to: while it grows only its log is."""
+    log = path.with_name(f"{path.name}-wal")
+    return max(p.stat().st_mtime for p in (path, log) if p.exists())
 
 
 def _check(path: Path) -> None:

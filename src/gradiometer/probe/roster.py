@@ -1,0 +1,103 @@
+"""What is under watch: models and the places of their modules, optimizers and the parameters they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.probe.parameters import ParameterMeter
+from gradiometer.records import ModelInfo, Parameter
+
+
+class Roster:
+    """Models and optimizers in the order in which they came, and what they are called."""
+
+    def __init__(self, changed: Callable[[tuple[ModelInfo, ...], tuple[str, ...]], None]) -> None:
+        """``changed`` is told whenever something is added."""
+        self.models: dict[str, nn.Module] = {}
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.paths: dict[int, tuple[str, str]] = {}
+        """``id(module)`` to the name of its model and its path, both as they stand in site names."""
+        self._changed = changed
+        self._names: dict[int, tuple[str, str]] = {}  # id(parameter) -> model, name
+        self._numbers: dict[int, int] = {}  # id(optimizer) -> place in the list
+        self._parameters: dict[tuple[int, int, bool], Parameter] = {}
+        self._meters: dict[int, tuple[list[Any], list[tuple[Parameter, Tensor]], ParameterMeter]] = {}
+
+    def add_model(self, name: str, model: nn.Module) -> None:
+        """Puts a model under watch; its sites and parameters are prefixed with ``name``, if there is one."""
+        self.models[name] = model
+        prefix = f"{name}." if name else ""
+        for path, module in model.named_modules():
+            self.paths.setdefault(id(module), (name, (prefix + path).rstrip(".")))
+        for path, parameter in model.named_parameters():
+            self._names.setdefault(id(parameter), (name, prefix + path))
+        self._tell()
+
+    def add_optimizer(self, optimizer: torch.optim.Optimizer) -> int:
+        """Puts an optimizer under watch and returns its number."""
+        self._numbers[id(optimizer)] = number = len(self.optimizers)
+        self.optimizers.append(optimizer)
+        self._tell()
+        return number
+
+    def holds(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether an optimizer holds a parameter of a model under watch."""
+        return any(id(p) in self._names for group in optimizer.param_groups for p in group["params"])
+
+    def number(self, optimizer: torch.optim.Optimizer) -> int | None:
+        """The number of an optimizer, ``None`` if it is not under watch."""
+        return self._numbers.get(id(optimizer))
+
+    def _tell(self) -> None:
+        models = tuple(
+            ModelInfo(name, type(m).__name__, sum(p.numel() for p in m.parameters() if not _lazy(p)))
+            for name, m in self.models.items()
+        )
+        self._changed(models, tuple(type(o).__name__ for o in self.optimizers))
+
+    def meter(self, number: int) -> ParameterMeter:
+        """The meter of one optimizer, kept for as long as its parameters are the same tensors in the same memory."""
+        count = sum(len(group["params"]) for o in self.optimizers for group in o.param_groups)
+        key, held, meter = self._meters.get(number, (None, None, None))
+        if held is not None and meter is not None:
+            same = [count, *((p.data_ptr(), p.requires_grad) for _, p in held)] == key
+            if same:
+                return meter
+        held = self._held(number)
+        meter = ParameterMeter(held)
+        self._meters[number] = [count, *((p.data_ptr(), p.requires_grad) for _, p in held)], held, meter
+        return meter
+
+    def _held(self, number: int) -> list[tuple[Parameter, Tensor]]:
+        """The parameters of one optimizer, and with the first optimizer those that none holds.
+
+        Without any optimizer all are held by number 0: whoever changes the weights by hand.
+        """
+        held: list[tuple[Parameter, Tensor]] = []
+        for i, optimizer in enumerate(self.optimizers):
+            if i == number:
+                for g, group in enumerate(optimizer.param_groups):
+                    for k, p in enumerate(group["params"]):
+                        held.append((self._parameter(p, i, f"param_groups[{g}][{k}]"), p))
+        if number == 0:
+            owned = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
+            holder = -1 if self.optimizers else 0
+            rest = (p for model in self.models.values() for p in model.parameters() if id(p) not in owned)
+            held += [(self._parameter(p, holder, ""), p) for p in rest]
+        return [(info, p) for info, p in held if not _lazy(p)]
+
+    def _parameter(self, p: Tensor, number: int, otherwise: str) -> Parameter:
+        key = (id(p), number, p.requires_grad)
+        if key not in self._parameters:
+            model, name = self._names.get(id(p), ("", otherwise))
+            shape = () if _lazy(p) else tuple(p.shape)
+            self._parameters[key] = Parameter(name, shape, number, p.requires_grad, model)
+        return self._parameters[key]
+
+
+def _lazy(p: Tensor) -> bool:
+    return nn.parameter.is_lazy(p)
