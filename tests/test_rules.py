@@ -15,6 +15,7 @@ from gradiometer.rules.base import Rule
 from gradiometer.rules.progress import progress
 
 SICK = [(rule, case) for rule in RULES for case in rule.sick]
+GUESS = math.log(64)
 HEALTHY = [(rule, case) for rule in RULES for case in rule.healthy]
 
 
@@ -214,15 +215,19 @@ def test_nothing_recorded_is_no_verdict():
 @pytest.mark.parametrize(
     ("losses", "learning"),
     [
-        ([2.3] * 200, False),
-        ([2.3 * 0.99**i for i in range(200)], True),
-        ([1e6 * 0.5**i + math.log(64) for i in range(200)], False),  # from a wild start to the constant guess
-        ([2.3] * 10, None),
+        ([GUESS] * 200, False),
+        ([GUESS * 0.99**i for i in range(200)], True),
+        ([1e6 * 0.5**i + GUESS for i in range(200)], False),  # from a wild start to the constant guess
+        ([GUESS] * 10, None),
         ([1.0] * 50 + [math.nan], False),
         ([4.0 - 0.02 * i for i in range(300)], True),  # a loss that may be negative
-        ([2.4] * 5 + [2.303] * 195, False),  # only the output's bias was learned
+        ([GUESS + 0.1] * 5 + [GUESS] * 195, False),  # only the output's bias was learned
+        ([GUESS * 0.85] * 200, None),  # noisy labels: trained before, as far as it goes
+        ([1.7] * 200, True),  # watched from a plateau on, far below the constant guess
+        ([GUESS * 0.95**i for i in range(50)] + [GUESS] * 50, False),  # learned, and lost it again
+        ([20.0 * GUESS - 0.07 * i for i in range(200)], False),  # logits of too large a scale, and no sum
     ],
 )
 def test_progress(losses, learning):
-    reading = cases.chain([1.0] * 5, "relu", loss="unknown").last
+    reading = cases.chain([1.0] * 5, "relu", loss="unknown", top=0.01).last
     assert progress(list(enumerate(losses)), reading).learning is learning

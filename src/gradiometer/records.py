@@ -48,7 +48,8 @@ class SiteReading:
     1 % of its maximum, ``None`` where the operation cannot saturate. ``units`` is the number of units
     (channels), ``examples`` the number of values each of them had in this step; ``dead`` the number of units
     that were zero for all of them, ``None`` where the operation cannot die, and ``dead_mask`` one bit a unit.
-    ``grad_rms`` and ``grad_nonfinite`` are of the gradient that arrives; ``None`` if none did.
+    ``grad_rms`` and ``grad_nonfinite`` are of the gradient that arrives; ``None`` if none did. ``gates`` says
+    that the output was multiplied with another signal, as that of a gate is.
     """
 
     site: Site
@@ -66,6 +67,7 @@ class SiteReading:
     dead_mask: bytes
     grad_rms: float | None
     grad_nonfinite: int
+    gates: bool = False
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ _SATURATED: dict[str, Callable[[Tensor], Tensor]] = {
     "hardtanh": lambda y: _at_bound(y, y.amin()) | _at_bound(y, y.amax()),
 }
 _SOFTMAX = 0.5 + _SIGMOID  # one entry of a row takes all: the Jacobian diag(y) - yy' is then zero
-_DYING = frozenset({"relu", "relu6", "threshold", "hardswish"})
+_DYING = frozenset({"relu", "relu6", "threshold", "hardswish", "gelu"})
 
 
 def can_saturate(operation: str) -> bool:

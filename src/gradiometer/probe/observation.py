@@ -24,6 +24,7 @@ class Observation:
     __slots__ = (
         "activation",
         "base",
+        "gates",
         "gradient",
         "gradients",
         "model",
@@ -51,6 +52,7 @@ class Observation:
         self.peak = peaks(y, unit_dim) if can_die(operation.name) and y.dim() > 1 else None
         self.gradient: Moments | None = None
         self.gradients = 0
+        self.gates = False
         self.wants_gradient = False
 
     def arrived(self, gradient: Tensor) -> None:
@@ -148,4 +150,5 @@ def _merge(
         dead_mask=np.packbits(dead, bitorder="little").tobytes() if dead is not None and deaths else b"",
         grad_rms=math.sqrt(grad_squares / max(grad_count - grad_nonfinite, 1)) / loss_scale if arrivals else None,
         grad_nonfinite=int(grad_nonfinite),
+        gates=first.gates,
     )

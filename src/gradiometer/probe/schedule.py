@@ -6,6 +6,7 @@ from collections import deque
 from statistics import median
 
 _ALLOWANCE = 0.05  # seconds, once
+_EARLY, _OFTEN = (1, 2, 4, 8, 16), 25
 
 
 class Schedule:
@@ -15,9 +16,9 @@ class Schedule:
     price of the last ones, is within ``budget`` of the time since the watch began. The cost of a sampled
     step is its length beyond the median of the plain ones, but at least the time spent in the instrument
     itself, and at most five times that (an evaluation that happens to fall into it is not our cost).
-    The first step is always sampled: what is broken from birth is seen there. Steps 1, 2, 4, 8, ... are
-    sampled as well for as long as that costs less than a twentieth of a second in all, so that a
-    training of a few seconds, whose budget is nothing, has more than one reading.
+    The first step is always sampled: what is broken from birth is seen there. Steps 1, 2, 4, 8, 16 and every 25th are
+    sampled as well for as long as that costs less than a twentieth of a second in all, so that a training
+    of a few seconds, whose budget is nothing, has more than one reading.
 
     Example:
         >>> s = Schedule(budget=0.01)
@@ -50,7 +51,7 @@ class Schedule:
             return step % self._every == 0
         if not self._costs:
             return True
-        if step & (step - 1) == 0 and self._spent + median(self._costs) <= _ALLOWANCE:
+        if (step in _EARLY or step % _OFTEN == 0) and self._spent + median(self._costs) <= _ALLOWANCE:
             return True
         return self._spent + median(self._costs) <= self._budget * now
 

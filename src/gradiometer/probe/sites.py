@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -20,6 +20,7 @@ from gradiometer.probe.operations import Operation, is_leaf, is_opaque, of_funct
 from gradiometer.probe.outputs import measurable, tensors
 
 Call = Callable[..., Any]
+_GATING = frozenset(("mul", "lerp", "addcmul", "where"))
 _SHOWN_FROZEN = ("weights", "activation", "attention")
 
 
@@ -47,7 +48,7 @@ class SiteTracker:
         self.on = True
         self._paths = paths
         self._fault = fault
-        self._nodes: set[object] = set()
+        self._nodes: dict[object, Observation] = {}
         self._mode = _Functions(self)
         self._stack: list[tuple[str, str]] = []
         self._leaf = 0
@@ -61,7 +62,7 @@ class SiteTracker:
         return bool(self._stack)
 
     @property
-    def nodes(self) -> set[object]:
+    def nodes(self) -> Mapping[object, Observation]:
         """The nodes of autograd's graph whose outputs were measured in this pass."""
         return self._nodes
 
@@ -156,6 +157,8 @@ class SiteTracker:
                 if measurable(y):
                     self._recomputed(None, operation, y)
             return
+        if operation.name in _GATING:
+            self._note_gates(args)
         model, path = self._stack[-1]
         for suffix, y in tensors(output):
             # Without a gradient only what belongs to the network is of interest, and not the making of a mask; but
@@ -163,6 +166,18 @@ class SiteTracker:
             shown = y.requires_grad or not torch.is_grad_enabled() or operation.cause in _SHOWN_FROZEN
             if shown and measurable(y):
                 self._observe((model, path), f"{path}:{operation.name}{suffix}", operation, y)
+
+    def _note_gates(self, args: Any) -> None:
+        """Marks what is multiplied with another signal; a number or a parameter is none."""
+        signals = [a for a in args if isinstance(a, Tensor) and a.grad_fn is not None and a.dim()]
+        for signal in signals if len(signals) > 1 else ():
+            node = signal.grad_fn
+            for _ in range(3):  # through views: a gate for channels is reshaped before it multiplies
+                if node is None or node in self._nodes:
+                    break
+                node = node.next_functions[0][0] if node.next_functions else None
+            if node in self._nodes:
+                self._nodes[node].gates = True
 
     def _observe(self, place: tuple[str, str], base: str, operation: Operation, y: Tensor) -> None:
         base = base or operation.name  # a model that is one operation
@@ -188,7 +203,7 @@ class SiteTracker:
 
     def _hook(self, seen: Observation, y: Tensor) -> None:
         seen.wants_gradient = True
-        self._nodes.add(y.grad_fn)
+        self._nodes[y.grad_fn] = seen
 
         # A hook on the tensor sits at its node of the graph, and stays there when the tensor is changed in place.
         def arrived(gradient: Tensor) -> None:

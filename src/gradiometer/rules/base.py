@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gradiometer.records import Finding, Reading, Severity, SiteReading
 from gradiometer.rules.progress import Progress, progress
 
-RECENT = 5
+RECENT = 3
 """Readings that are looked at together, so that one odd batch does not make a verdict."""
 
 
@@ -18,18 +18,20 @@ class Patient:
     """One training as the rules see it: the readings of one optimizer, oldest first, and its losses.
 
     ``early`` holds what came first, ``recent`` the newest readings, ``turning`` those around the first loss that is not
-    finite; they overlap in a short run.
+    finite; they overlap in a short run. ``failed`` says that what follows the readings was not finite.
     """
 
     early: Sequence[Reading]
     recent: Sequence[Reading]
     losses: Sequence[tuple[int, float]] = ()
     turning: Sequence[Reading] = ()
+    failed: bool = False
 
     @cached_property
     def progress(self) -> Progress:
         """Whether the loss falls."""
-        return progress(self.losses, self.recent[-1] if self.recent else None)
+        seen = progress(self.losses, self.recent[-1] if self.recent else None)
+        return replace(seen, learning=False) if self.failed else seen
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -70,15 +72,13 @@ class Rule:
             raise ValueError(f"rule {self.kind} needs at least one sick and one healthy case")
 
 
-def is_repeated(reading: Reading) -> Callable[[SiteReading], bool]:
-    """Tells sites that are one call of several of the same operation (time steps, shared layers)."""
-    names = {row.name for row in reading.sites}
-
-    def repeated(row: SiteReading) -> bool:
-        base, _, number = row.name.rpartition(".")
-        return (number.isdigit() and base in names) or f"{row.name}.1" in names
-
-    return repeated
+def gain(reading: Reading, row: SiteReading) -> float | None:
+    """Gradient norm that leaves an operation over the one that arrives, where the operation before it is its input."""
+    place = reading.sites.index(row)
+    before = reading.sites[place - 1] if place else None
+    if before is None or before.shape != row.shape or before.grad_norm is None or not row.grad_norm:
+        return None
+    return before.grad_norm / row.grad_norm
 
 
 def percent(fraction: float) -> str:

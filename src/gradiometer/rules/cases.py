@@ -14,7 +14,8 @@ Loss = Literal["learning", "stalled", "unknown"]
 _UNITS = 64
 _CAUSES: dict[str, Cause] = {
     "linear": "weights", "conv2d": "weights", "relu": "activation", "sigmoid": "activation", "tanh": "activation",
-    "log": "activation", "mul": "connection", "masked_fill": "connection", "mean": "reshaping", "softmax": "attention",
+    "log": "activation", "rnn_cell": "weights",
+    "mul": "connection", "masked_fill": "connection", "mean": "reshaping", "softmax": "attention",
 }  # fmt: skip
 
 
@@ -89,14 +90,18 @@ def chain(
     moving: bool = False,
     ratios: Sequence[float] | None = None,
     zero_head: bool = False,
+    healed: bool = False,
 ) -> Patient:
     """A plain chain of weight layers and activations; ``gains`` are the backward gains from input to output.
 
-    For a squashing activation the gain is lost in the activation, for others in the weights.
+    For a squashing activation the gain is lost in the activation, for others in the weights. With ``healed`` all gains
+    are one from the second reading on.
     """
     squashing = operation in ("sigmoid", "tanh")
     readings = []
     for step in range(3 if loss != "unknown" else 1):
+        if healed and step:
+            gains = [1.0] * len(gains)
         norm, rows = top, [site("out", "linear", top, shape=(examples, _UNITS))]
         for i, gain in reversed(list(enumerate(gains))):
             after = norm if squashing else norm * gain
@@ -127,6 +132,13 @@ def _norms(gains: Sequence[float]) -> list[float]:
     return out[::-1]
 
 
+def recurrent(gain: float, steps: int, loss: Loss) -> Patient:
+    """A cell that is called once a time step, and an output layer."""
+    names = ["cell" + (f".{t}" if t else "") for t in range(steps)]
+    rows = [site(name, "rnn_cell", gain ** (steps - 1 - t)) for t, name in enumerate(names)]
+    return patient([reading([*rows, site("out", "linear", 1.0)])], loss)
+
+
 def pooled(places: int, loss: Loss) -> Patient:
     """Six convolutions, an average over all places, and a linear layer: the norm falls by the root of the places."""
     low = 1 / math.sqrt(places) / 30  # and by what six healthy layers may differ
@@ -146,6 +158,7 @@ def gate(operation: str, *, saturation: float, loss: Loss) -> Patient:
     rows = []
     for i in range(4):
         rows += [site(f"b{i}.fc", "linear", 1.0), site(f"b{i}.act", operation, 1.0, saturation=saturation)]
+        rows[-1] = replace(rows[-1], gates=True)
         rows += [site(f"b{i}:mul", "mul", 1.0)]
     return patient([reading([*rows, site("out", "linear", 1.0)])], loss)
 
@@ -158,17 +171,24 @@ def nonfinite(
     weights: bool = False,
     mask: bool = False,
     losses: float | None = None,
+    reaches: bool = True,
+    minus: bool = False,
     loss_scale: float = 1.0,
 ) -> Patient:
-    """Six layers in which the output of one, its gradient, the loss or the weights are not finite."""
+    """Six layers in which the output of one, its gradient, the loss or the weights are not finite.
+
+    ``reaches`` says whether the gradient of the weights is not finite either.
+    """
     made = chain([1.0] * 6, "relu", loss="unknown").last
     rows, parameters = list(made.sites), list(made.parameters)
     if site is not None:
-        rows[site:] = [replace(row, nonfinite=5) for row in rows[site:]]
+        rows[site:] = [replace(row, nonfinite=5, masked=5 if minus else 0) for row in rows[site:]]
         loss = math.nan if loss is not None else None
         rows = [replace(row, grad_nonfinite=9) for row in rows]
     if gradient is not None:
         rows[: gradient + 1] = [replace(row, grad_nonfinite=9) for row in rows[: gradient + 1]]
+    if (site is not None or gradient is not None) and reaches:
+        parameters = [replace(p, grad_nonfinite=3) for p in parameters]
     if mask:
         rows[2] = replace(rows[2], nonfinite=7, masked=7)
     if weights:

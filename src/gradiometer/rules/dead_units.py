@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from gradiometer.records import Finding, SiteReading
+from gradiometer.records import Finding, Reading, SiteReading
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule, percent
+from gradiometer.rules.depth import profiles
+from gradiometer.rules.vanishing_gradient import cut_off
 
 MOST = 0.7
 NEARLY_ALL = 0.9
 
 EXAMPLES = 300
-"""Values of a unit that must all have been zero: a unit that fires for one example in a hundred is then missed with
-a chance of 0.99^300 = 5 %, and ordinary sparsity is not taken for death."""
+"""Values that must all have been zero: a unit that fires for one example in a hundred is then missed with a chance of
+0.99^300 = 5 %, and ordinary sparsity is not taken for death. Of one unit; or, where a whole layer is
+silent, of all its units together: with a tiny batch that says as much."""
 
 
 def limit(units: int) -> float:
@@ -31,25 +35,25 @@ def limit(units: int) -> float:
 
 
 def check(patient: Patient) -> list[Finding]:
-    """One finding for all layers of which most units were zero for every example of all recent readings."""
+    """One finding for all layers of which most units were zero for every example of the newest readings."""
     dead: dict[str, float] = {}
-    rows: dict[str, SiteReading] = {}
     seen: dict[str, int] = {}
-    for row in patient.last.sites:
-        if row.dead:
-            alike = [
-                r for reading in patient.recent for r in reading.sites if r.name == row.name and r.dead is not None
-            ]
-            examples = sum(r.examples for r in alike)
-            always = frozenset.intersection(*(r.dead_units() for r in alike))
-            fraction = len(always) / row.units
-            if examples >= EXAMPLES and fraction >= limit(row.units):
-                dead[row.name], rows[row.name], seen[row.name] = fraction, row, examples
+    rows = {row.name: row for row in patient.last.sites if row.dead}
+    for row in rows.values():
+        always, examples = _always_zero(patient.recent, row)
+        fraction = len(always) / row.units
+        enough = examples >= EXAMPLES or (fraction == 1 and examples * row.units >= EXAMPLES)
+        if enough and fraction >= limit(row.units):
+            dead[row.name], seen[row.name] = fraction, examples
     if not dead:
         return []
     worst = sorted(dead, key=dead.__getitem__, reverse=True)
     whole = dead[worst[0]] >= NEARLY_ALL
-    severity = patient.severity(stalled="critical" if whole else "warning", unknown="critical" if whole else "warning")
+    # A layer that is silent altogether, with no gradient below it, is beyond doubt, whatever the loss does meanwhile.
+    silent = dead[worst[0]] == 1 and cut_off(patient)
+    first_look = patient.progress.learning is None and dead[worst[0]] == 1 and _blocked(patient)
+    severity = patient.severity(stalled="critical" if whole else "warning", unknown="info")
+    severity = "critical" if silent or first_look else severity
     row = rows[worst[0]]
     many = f" The same holds for most units of {len(dead) - 1} other layers." if len(dead) > 1 else ""
     return [
@@ -62,6 +66,7 @@ def check(patient: Patient) -> list[Finding]:
                 "examples": seen[worst[0]],
                 "units": row.units,
                 "readings": len(patient.recent),
+                "onset": _onset(patient, worst),
             },
             cause="biases or weights so far off that no input makes a unit positive: too large a step, or a bad start",
             explanation=(
@@ -79,18 +84,54 @@ def check(patient: Patient) -> list[Finding]:
     ]
 
 
+def _always_zero(readings: Sequence[Reading], row: SiteReading) -> tuple[frozenset[int], int]:
+    """Units that were zero in the newest readings, and over how many examples: as few as say enough, and at least two.
+
+    Only the newest, since a step that kills units may have come just before them.
+    """
+    always: frozenset[int] | None = None
+    examples = count = 0
+    for reading in reversed(readings):
+        alike = next((r for r in reading.sites if r.name == row.name and r.dead is not None), None)
+        if alike is not None:
+            always = alike.dead_units() if always is None else always & alike.dead_units()
+            examples, count = examples + alike.examples, count + 1
+        if examples >= EXAMPLES and count >= 2:
+            break
+    return always or frozenset(), examples
+
+
+def _blocked(patient: Patient) -> bool:
+    return any(profile.least == -math.inf for profile in profiles(patient, vanishing=True))
+
+
+def _onset(patient: Patient, names: Sequence[str]) -> int:
+    """The first step at which one of these layers was dead to this extent."""
+    for reading in patient.readings:
+        for row in reading.sites:
+            if row.name in names and (row.dead or 0) / row.units >= limit(row.units):
+                return reading.step
+    return patient.last.step
+
+
 RULE = Rule(
     kind="dead_units",
     check=check,
     sick=(
         Case("a whole layer dead", cases.chain([1.0] * 5, "relu", loss="stalled", dead=1.0)),
         Case("three quarters dead, not learning", cases.chain([1.0] * 5, "relu", loss="stalled", dead=0.78)),
-        Case("a whole layer dead at birth", cases.chain([1.0] * 5, "relu", loss="unknown", dead=1.0)),
+        Case("a silent layer at birth", cases.chain([1.0] * 3 + [0.0] + [1.0], "relu", loss="unknown", dead=1.0)),
+        Case(
+            "a silent layer and a loss that falls",
+            cases.chain([1.0, 1.0, 1.0, 0.0, 1.0], "relu", loss="learning", dead=1.0),
+        ),
+        Case("a silent layer in batches of four", cases.chain([1.0] * 5, "relu", loss="stalled", dead=1.0, examples=4)),
     ),
     healthy=(
         Case("ordinary sparsity", cases.chain([1.0] * 5, "relu", loss="stalled", dead=0.3)),
         Case("half off in a deep network at birth", cases.chain([1.0] * 40, "relu", loss="unknown", dead=0.55)),
-        Case("a tiny batch", cases.chain([1.0] * 5, "relu", loss="stalled", dead=1.0, examples=8)),
+        Case("most of a tiny batch", cases.chain([1.0] * 5, "relu", loss="stalled", dead=0.9, examples=8)),
+        Case("most units off at birth", cases.chain([1.0] * 5, "relu", loss="unknown", dead=0.9)),
         Case("other units in every batch", cases.chain([1.0] * 5, "relu", loss="stalled", dead=0.8, moving=True)),
         Case("many dead, but learning", cases.chain([1.0] * 5, "relu", loss="learning", dead=0.8)),
     ),

@@ -9,25 +9,46 @@ from itertools import pairwise
 from statistics import median
 
 from gradiometer.records import Reading, SiteReading
-from gradiometer.rules.base import RECENT, Patient, is_repeated
+from gradiometer.rules.base import RECENT, Patient
 
 SHALLOWEST = 4
 """Weight layers below which there is no depth to speak of."""
 
+SHORTEST = 8
+"""Calls of one operation, one after the other, below which there is no time to speak of."""
+
+MOVING = 1e-5
+"""Update-to-weight ratio of a step from which on a layer takes part.
+
+A hundredth of the usual 1e-3 (Karpathy, CS231n): its own size in 100,000 steps, a training of some length.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The gradient norm at one weight layer, or at one time step of a layer that is called again and again."""
+
+    name: str
+    norm: float
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Gradient norms of the weight layers of one model, from the input to the output.
+    """Gradient norms of one model from the input to the output, or from the first time step to the last.
 
-    ``decades`` is ``log10`` of the first layer's norm over the last one's, without what pooling accounts for;
-    ``least`` is that of the one among the first layers that is nearest to the last one: rules judge by it.
-    ``by_cause`` splits it by the cause of the operations in between, where the network is a plain chain.
+    ``decades`` is ``log10`` of the first norm over the last one, without what pooling accounts for; ``least`` is that
+    of the one among the first layers that is nearest to the last ones: rules judge by it. ``by_cause`` splits it by
+    the cause of the operations in between, where the network is a plain chain. ``steepest`` is the share of it that is
+    lost between two neighbouring layers.
     """
 
-    rows: tuple[SiteReading, ...]
+    axis: str
+    layers: tuple[Layer, ...]
     decades: float
     least: float
     by_cause: dict[str, float]
+    steepest: float
+    step: int
 
 
 def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
@@ -36,29 +57,51 @@ def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
     Norms and not rms: a layer that passes signals on unharmed keeps the norm of the gradient whatever it does to width
     and resolution (forward gain of the rms = backward gain of the norm, for weights drawn independently).
 
-    To be called vanishing, the gradient must be small in all of the first eighth of the layers, and for exploding
-    large in all of them: a branch that starts at zero, or one odd layer, is no loss by depth.
+    To be called vanishing, the gradient must be small in all of the first eighth of the layers, and for exploding large
+    in all of them, against each of the last eighth: a branch that starts at zero, a second head of little weight or
+    one odd layer is no loss by depth.
     """
-    repeated = is_repeated(reading)
     sites = [row for row in reading.sites if row.site.model == model and row.grad_norm is not None]
-    layers = [row for row in sites if row.site.cause == "weights" and not repeated(row)]
-    if len(layers) < SHALLOWEST or any(row.grad_nonfinite for row in layers):
+    weights = [row for row in sites if row.site.cause == "weights"]
+    if any(row.grad_nonfinite for row in weights):
         return None
-    top = layers[-1].grad_norm or 0.0
-    first = layers[: max(2, len(layers) // 8)]
-    norms = [row.grad_norm or 0.0 for row in first]
-    nearest = max(norms) if vanishing else min(norms)
-    if top <= 0.0:
+    axis, layers = _layers(weights)
+    few = max(2, len(layers) // 8)
+    first, last = [layer.norm for layer in layers[:few]], [layer.norm for layer in layers[-few:] if layer.norm > 0]
+    if len(layers) < SHALLOWEST or not last:
         return None
-    reached = sites.index(first[-1])
-    pooled = sum(_pooling(a, b) for a, b in pairwise(sites[reached:]))
-    decades, least = (_log_ratio(norm, top) - pooled for norm in (norms[0], nearest))
-    chain = not any(row.site.cause in ("connection", "attention") for row in sites)
-    return Profile(tuple(layers), decades, least, _by_cause(sites) if chain else {})
+    bottom, top = (max(first), last[-1]) if vanishing else (min(first), max(last))
+    pooled = sum(_pooling(a, b) for a, b in pairwise(sites)) if axis == "layer" else 0.0
+    drops = [abs(_log_ratio(a.norm, b.norm)) for a, b in pairwise(layers)]
+    decades = _log_ratio(layers[0].norm, top) - pooled
+    chain = axis == "layer" and not any(row.site.cause in ("connection", "attention") for row in sites)
+    return Profile(
+        axis=axis,
+        layers=layers,
+        decades=decades,
+        least=_log_ratio(bottom, top) - pooled,
+        by_cause=_by_cause(sites) if chain else {},
+        steepest=max(drops) / abs(decades) if math.isfinite(max(drops)) and decades else 1.0,
+        step=reading.step,
+    )
+
+
+def _layers(weights: Sequence[SiteReading]) -> tuple[str, tuple[Layer, ...]]:
+    """The layers in order; the calls of one that is called several times are one layer, or are the steps of time."""
+    names = {row.name for row in weights}
+    calls: dict[str, list[SiteReading]] = {}
+    for row in weights:
+        base, _, number = row.name.rpartition(".")
+        calls.setdefault(base if number.isdigit() and base in names else row.name, []).append(row)
+    longest = max(calls.values(), key=len, default=[])
+    if len(calls) < SHALLOWEST and len(longest) >= SHORTEST:
+        return "time step", tuple(Layer(row.name, row.grad_norm or 0.0) for row in longest)
+    layers = (Layer(name, math.hypot(*(row.grad_norm or 0.0 for row in rows))) for name, rows in calls.items())
+    return "layer", tuple(layers)
 
 
 def _log_ratio(a: float, b: float) -> float:
-    return math.log10(a / b) if a > 0 else -math.inf
+    return math.log10(a / b) if a > 0 and b > 0 else -math.inf
 
 
 def _pooling(a: SiteReading, b: SiteReading) -> float:
@@ -79,29 +122,51 @@ def _by_cause(sites: Sequence[SiteReading]) -> dict[str, float]:
     return out
 
 
-def profiles(patient: Patient, *, vanishing: bool) -> list[tuple[str, Profile]]:
-    """For each model its profile, with the median of the decades over the newest readings."""
+def profiles(patient: Patient, *, vanishing: bool) -> list[Profile]:
+    """For each model its profile: the newest, with the median of the decades over the newest readings.
+
+    Of a training that has never learned the one at birth counts as well, if it is worse: what kept it from learning
+    then may be hidden by what came of it.
+    """
     out = []
     for model in dict.fromkeys(row.site.model for row in patient.last.sites):
         recent = [p for r in patient.recent[-RECENT:] if (p := profile(r, model, vanishing=vanishing)) is not None]
-        if recent:
-            newest = recent[-1]
-            least = median(p.least for p in recent)
-            out.append((model, replace(newest, decades=median(p.decades for p in recent), least=least)))
+        if not recent:
+            continue
+        middle = {name: median(getattr(p, name) for p in recent) for name in ("decades", "least")}
+        chosen = replace(recent[-1], **middle)
+        first = profile(patient.early[0], model, vanishing=vanishing) if patient.early else None
+        stillborn = patient.progress.learning is False and not patient.progress.ever
+        if first is not None and stillborn and math.isfinite(first.least):
+            worse = first.least < chosen.least if vanishing else first.least > chosen.least
+            chosen = first if worse else chosen
+        out.append(chosen)
     return out
 
 
-def speed_decades(reading: Reading) -> float | None:
-    """``log10`` of the update-to-weight ratio of the first weights over that of the last, ``None`` if not known.
+def onset(patient: Patient, limit: float, *, vanishing: bool) -> int:
+    """The first step at which the decades are beyond a limit."""
+    for reading in patient.readings:
+        for model in dict.fromkeys(row.site.model for row in reading.sites):
+            found = profile(reading, model, vanishing=vanishing)
+            if found is not None and (found.least <= limit if vanishing else found.least >= limit):
+                return reading.step
+    return patient.last.step
 
-    An optimizer that divides by the size of the gradient (Adam) moves all layers alike, whatever
-    their gradients.
+
+def speeds(reading: Reading) -> tuple[float, float] | None:
+    """Update-to-weight ratio of the first weights and of the last, ``None`` if not known.
+
+    An optimizer that divides by the size of the gradient (Adam) moves all layers alike, whatever their gradients.
     """
     ratios = [p.ratio for p in reading.parameters if len(p.parameter.shape) > 1 and p.parameter.trainable]
     known = [r for r in ratios if r is not None]
     if len(known) < SHALLOWEST:
         return None
-    first, last = max(known[: max(2, len(known) // 8)]), max(known[-2:])
-    if last <= 0:
-        return None
-    return _log_ratio(first, last)
+    return max(known[: max(2, len(known) // 8)]), max(known[-2:])
+
+
+def takes_part(patient: Patient) -> bool:
+    """Whether the first layers move, by themselves and against the last ones, however small their gradients are."""
+    known = speeds(patient.last)
+    return known is not None and known[0] >= MOVING and known[0] >= 0.1 * known[1]

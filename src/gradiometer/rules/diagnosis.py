@@ -122,12 +122,20 @@ def _in_order(found: Sequence[Finding]) -> list[Finding]:
         key = (finding.kind, finding.sites)
         if key not in unique or rank[finding.severity] < rank[unique[key].severity]:
             unique[key] = finding
-    serious = {f.kind for f in unique.values() if f.severity != "info"}
+    serious = [f for f in unique.values() if f.severity != "info"]
     out = []
     for finding in unique.values():
-        reason = next((k for k in _EXPLAINS.get(finding.kind, ()) if k in serious), None)
+        reason = next((f.kind for f in serious if f is not finding and _explains(f, finding)), None)
         out.append(replace(finding, follows_from=reason) if reason else finding)
     return sorted(out, key=lambda f: (rank[f.severity] == 2, f.follows_from is not None, rank[f.severity]))
+
+
+def _explains(a: Finding, b: Finding) -> bool:
+    """Whether a explains b: by what is known of the two kinds, unless b was there first."""
+    earlier, later = a.evidence.get("onset", 0), b.evidence.get("onset", 0)
+    if a.kind in _EXPLAINS.get(b.kind, ()):
+        return earlier <= later
+    return b.kind in _EXPLAINS.get(a.kind, ()) and earlier < later
 
 
 def _subject(run: Run) -> str:

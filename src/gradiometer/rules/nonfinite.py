@@ -8,6 +8,8 @@ from gradiometer.records import Finding, Reading, SiteReading
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
 
+_MASKING = frozenset(("masked_fill", "where", "add", "sub", "tril", "triu"))
+
 
 def check(patient: Patient) -> list[Finding]:
     """One finding, made from the first reading in which something that counts is not finite."""
@@ -25,7 +27,9 @@ def _is_sick(reading: Reading) -> bool:
         return True
     if any(p.weight_nonfinite for p in reading.parameters):
         return True
-    gradient = any(p.grad_nonfinite for p in reading.parameters) or any(row.grad_nonfinite for row in reading.sites)
+    gradient = any(p.grad_nonfinite for p in reading.parameters)
+    if not reading.parameters:  # else one that reaches no parameter is masked on its way, and does no harm
+        gradient = any(row.grad_nonfinite for row in reading.sites)
     # Under loss scaling a gradient that overflows is the normal way to find the scale: the step is skipped.
     return gradient and reading.loss_scale == 1.0
 
@@ -37,12 +41,12 @@ def without(patient: Patient) -> Patient:
     end = min(sick)
     before = {r.step: r for r in patient.readings if r.step < end}
     losses = [(step, loss) for step, loss in patient.losses if step < end]
-    return Patient(patient.early, list(before.values()), losses)
+    return Patient(patient.early, list(before.values()), losses, failed=True)
 
 
 def _bad(row: SiteReading) -> bool:
-    """Minus infinity is the usual mask before a softmax, and does no harm by itself."""
-    return row.nonfinite > row.masked
+    """Minus infinity is the usual mask before a softmax, and does no harm by itself if it was put there on purpose."""
+    return row.nonfinite > (row.masked if row.site.operation in _MASKING else 0)
 
 
 def _finding(patient: Patient, reading: Reading) -> Finding:
@@ -55,7 +59,8 @@ def _finding(patient: Patient, reading: Reading) -> Finding:
     if weights:
         sites, cause = tuple(weights), "the weights were not finite any more when this step began"
         said = f"{weights[0]} holds NaN or Inf {when}, before the forward pass: the step that made it so came earlier"
-        said += f", after step {before}, the last with a finite loss." if before is not None else "."
+        said += f"; the loss was finite up to step {before}." if before is not None else "."
+        evidence["first_loss_not_finite_at_step"] = next((s for s, v in patient.losses if not math.isfinite(v)), None)
         evidence["weights"] = len(weights)
         todo = ("a smaller learning rate", "gradient clipping", "every=1 to see the step at which it happens")
     elif forward is not None:
@@ -130,12 +135,14 @@ RULE = Rule(
         Case("born in a log, the loss not recorded", cases.nonfinite(site=3, loss=None)),
         Case("born in the loss", cases.nonfinite(loss=math.nan)),
         Case("born in the backward pass", cases.nonfinite(gradient=2)),
+        Case("minus infinity from an operation that is no mask", cases.nonfinite(site=3, minus=True)),
         Case("weights gone before the step", cases.nonfinite(weights=True)),
         Case("a NaN between two samples", cases.nonfinite(losses=math.inf)),
     ),
     healthy=(
         Case("nothing", cases.nonfinite()),
         Case("a mask of minus infinity", cases.nonfinite(mask=True)),
+        Case("a gradient that a ReLU stops before it reaches a weight", cases.nonfinite(gradient=2, reaches=False)),
         Case("overflow under loss scaling", cases.nonfinite(gradient=2, loss_scale=65536.0)),
     ),
 )

@@ -1,4 +1,4 @@
-"""Does the training learn? Judged by the loss against where it began and against a constant guess."""
+"""Does the training learn? Judged by the loss against a constant guess, its beginning, and its own best."""
 
 from __future__ import annotations
 
@@ -20,56 +20,70 @@ its value at birth to that of a constant guess, and in a freshly made classifier
 less than a tenth. A fifth is twice that.
 """
 
+KEPT = 0.5
+"""Share of the best improvement that must still be there: a training that had learned and lost half of it is ill."""
+
+TRAINED = 0.9
+"""Share of the constant guess below which a loss at the first step is not that of a network just made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """``learning`` is ``None`` as long as nothing can be said; ``guess`` is the loss of a constant guess, if known."""
+    """``learning`` is ``None`` as long as nothing can be said; ``ever`` tells whether it did at some time.
+
+    ``guess`` is the loss of a constant guess, where it is known.
+    """
 
     learning: bool | None
+    ever: bool = False
     initial: float | None = None
     current: float | None = None
     guess: float | None = None
 
 
 def progress(losses: Sequence[tuple[int, float]], reading: Reading | None = None) -> Progress:
-    """Compares the newest losses with the first ones, and with the loss of a constant guess where that is known.
+    """Compares the newest losses with the loss of a constant guess, or with the first ones where that is not known.
 
-    Formula: learning if ``reference - current >= FALL * |reference|``, and beyond the noise, where ``reference`` is
-    the smaller of the initial loss and the constant guess.
+    Formula: learning if ``reference - current >= FALL * |reference|`` and beyond the noise, and if
+    ``reference - current >= KEPT * (reference - best)``. The reference is the constant guess: neither a wild start that
+    fell to it nor a plateau far below it from the first step on then misleads.
     """
     values = [value for _, value in losses if math.isfinite(value)]
     if len(losses) < ENOUGH or len(values) < ENOUGH:
         return Progress(None)
-    if not math.isfinite(losses[-1][1]):
-        return Progress(False, values[0])
     # The first few only: a network that learns within twenty steps shall not be compared with itself.
     initial = median(values[:3])
-    tail = values[-max(5, len(values) // 10) :]
+    guess = _constant_guess(reading, initial)
+    reference = initial if guess is None else guess
+    length = max(5, len(values) // 10)
+    tail = values[-length:]
     current = median(tail)
     noise = median(abs(v - current) for v in tail)
-    guess = _constant_guess(reading, initial)
-    # A loss that fell from a wild start to that of a constant guess has not learned anything yet.
-    reference = initial if guess is None else min(initial, guess)
-    learning = reference - current >= max(FALL * abs(reference), noise)
-    return Progress(learning, initial, current, guess)
+    best = min(median(values[i : i + length]) for i in range(0, len(values) - length + 1, length))
+    enough = max(FALL * abs(reference), noise)
+    ever = reference - min(best, current) >= enough
+    kept = reference - current >= KEPT * (reference - best)
+    learning = reference - current >= enough and kept and math.isfinite(losses[-1][1])
+    if not learning and kept and guess is not None and initial < TRAINED * guess and math.isfinite(losses[-1][1]):
+        return Progress(None, ever, initial, current, guess)  # trained before, and on its plateau now
+    return Progress(learning, ever, initial, current, guess)
 
 
 def _constant_guess(reading: Reading | None, initial: float) -> float | None:
     """Loss of always answering the same: ``ln C`` for cross-entropy over C classes, ``ln 2`` for the binary one."""
-    if reading is None or not reading.sites:
+    outputs = [row for row in reading.sites if row.site.cause == "weights"] if reading is not None else []
+    if reading is None or not outputs:
         return None
-    outputs = [row for row in reading.sites if row.site.cause == "weights"]
-    operations = set(reading.loss_operations) | {
-        row.site.operation for row in reading.sites if row.site.cause == "loss"
-    }
-    if operations & {"nll_loss", "cross_entropy", "nll_loss2d"} and outputs and outputs[-1].units > 1:
-        guess = math.log(outputs[-1].units)
-    elif any(name.startswith("binary_cross_entropy") for name in operations):
+    output = outputs[-1]
+    names = {*reading.loss_operations, *(row.site.operation for row in reading.sites if row.site.cause == "loss")}
+    if names & {"nll_loss", "cross_entropy", "nll_loss2d"} and output.units > 1:
+        guess = math.log(output.units)
+    elif any(name.startswith("binary_cross_entropy") for name in names):
         guess = math.log(2)
     else:
         return None
-    # A sum over the batch instead of a mean is told by its size.
-    count = outputs[-1].examples if outputs else 1
-    if count > 4 and 0.5 < initial / (guess * count) < 2:
-        guess *= count
-    return guess
+    # A sum over the batch instead of a mean is told by its size, and by its gradient: each example's is at most sqrt(2)
+    # long before the reduction, so that N of them, averaged, are at most sqrt(2/N) together.
+    count = output.examples
+    long = output.grad_norm is not None and output.grad_norm > 1.01 * math.sqrt(2 / count)
+    return guess * count if count > 4 and long and initial > 0.5 * guess * count else guess

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 
 from gradiometer.records import Finding, Reading, SiteReading
-from gradiometer.rules import cases
-from gradiometer.rules.base import RECENT, Case, Patient, Rule, percent
+from gradiometer.rules import cases, vanishing_gradient
+from gradiometer.rules.base import RECENT, Case, Patient, Rule, gain, percent
+from gradiometer.rules.depth import profiles, takes_part
 
 MOST = 0.5
 """Fraction of a layer's values on the flat part: half the examples then teach the average unit nothing."""
@@ -25,12 +27,16 @@ def check(patient: Patient) -> list[Finding]:
         return []
     worst = sorted(seen, key=seen.__getitem__, reverse=True)
     strong = seen[worst[0]] >= NEARLY_ALL
-    severity = patient.severity(
-        stalled="critical" if strong else "warning", unknown="critical" if strong else "warning"
-    )
+    severity = patient.severity(stalled="critical" if strong else "warning", unknown="info")
+    # Before anything is known of the loss, flat units matter where they keep the gradient from the first layers.
+    lost = [p for p in profiles(patient, vanishing=True) if p.least <= vanishing_gradient.CRITICAL]
+    if patient.progress.learning is None and lost and not takes_part(patient):
+        severity = "critical"
     if severity == "info" and not strong:
         return []
     row = sites[worst[0]]
+    passed = gain(patient.last, row)
+    told = f" Of the gradient that arrives there {percent(min(passed, 1.0))} passes." if passed is not None else ""
     many = f", and more than half in {len(seen)} of {len(sites)} such layers" if len(seen) > 1 else ""
     return [
         Finding(
@@ -39,6 +45,8 @@ def check(patient: Patient) -> list[Finding]:
             sites=tuple(worst),
             evidence={
                 "saturation": seen,
+                "gain": passed,
+                "onset": _onset(patient, worst),
                 "rms": row.rms,
                 "mean": row.mean,
                 "layers_saturated": len(seen),
@@ -47,7 +55,7 @@ def check(patient: Patient) -> list[Finding]:
             cause=f"the inputs of the {row.site.operation} are too large: weights or inputs of too large a scale",
             explanation=(
                 f"{percent(seen[worst[0]])} of the values of {worst[0]} ({row.site.operation}) lie where its "
-                f"derivative is below 1 % of its maximum{many}: next to no gradient passes there."
+                f"derivative is below 1 % of its maximum{many}.{told}"
             ),
             remedies=(
                 "Xavier initialization",
@@ -63,22 +71,25 @@ def hidden(reading: Reading) -> list[SiteReading]:
     """Squashing activations inside the network.
 
     One after the last weights is an output, which is flat where the network is sure; one that is multiplied with
-    something is a gate, and a gate is meant to be open or shut.
+    another signal is a gate, and a gate is meant to be open or shut.
     """
-    out = []
-    for i, row in enumerate(reading.sites):
-        later = [r for r in reading.sites[i + 1 :] if r.site.model == row.site.model]
-        if row.saturation is None or row.site.operation not in _SQUASHING:
-            continue
-        if any(r.site.cause == "weights" for r in later) and not _is_gate(row, later):
-            out.append(row)
-    return out
+    last = {row.site.model: i for i, row in enumerate(reading.sites) if row.site.cause == "weights"}
+    return [
+        row
+        for i, row in enumerate(reading.sites)
+        if row.saturation is not None
+        and row.site.operation in _SQUASHING
+        and not row.gates
+        and i < last.get(row.site.model, -1)
+    ]
 
 
-def _is_gate(row: SiteReading, later: list[SiteReading]) -> bool:
-    where = row.name.split(":")[0]
-    parents = {where, where.rpartition(".")[0]}
-    return any(r.site.operation in ("mul", "lerp", "addcmul") and r.name.split(":")[0] in parents for r in later)
+def _onset(patient: Patient, names: Sequence[str]) -> int:
+    """The first step at which one of these layers was flat to this extent."""
+    for reading in patient.readings:
+        if any(row.name in names and (row.saturation or 0) >= MOST for row in reading.sites):
+            return reading.step
+    return patient.last.step
 
 
 def _recent(patient: Patient, name: str) -> float:
@@ -96,6 +107,9 @@ RULE = Rule(
         Case("half of it flat, not learning", cases.chain([0.5] * 5, "tanh", loss="stalled", saturation=0.6)),
     ),
     healthy=(
+        Case(
+            "flat at birth, but the gradient arrives", cases.chain([0.9] * 5, "tanh", loss="unknown", saturation=0.97)
+        ),
         Case("at birth", cases.chain([0.9] * 5, "tanh", loss="unknown", saturation=0.02)),
         Case(
             "trained units that have decided, learning", cases.chain([0.9] * 5, "tanh", loss="learning", saturation=0.6)

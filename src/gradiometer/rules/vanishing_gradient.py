@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from gradiometer.records import Finding, Severity
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule, percent
-from gradiometer.rules.depth import Profile, profiles, speed_decades
+from gradiometer.rules.depth import Profile, onset, profiles, speeds, takes_part
 
 CRITICAL = -3.0
 """Decades between first and last layer from which on the first ones do not take part.
@@ -21,26 +22,53 @@ WARNING = -2.0
 """A hundredth: Nielsen's network of four hidden layers, which learns after a delay. A warning while it does not."""
 
 
+ALONE = 0.6
+"""Share of the loss that one layer must have to be called its only cause."""
+
+RECOVERED = 1.0
+"""Decades by which the loss by depth has become less since birth when a training is finding its own way out."""
+
+
 def check(patient: Patient) -> list[Finding]:
     """One finding a model whose first layers get less than a hundredth (a thousandth) of the last one's gradient."""
     findings = []
-    for _, profile in profiles(patient, vanishing=True):
-        if profile.least > WARNING or _not_yet(patient, profile):
-            continue
-        severity = _severity(patient, profile)
-        if severity is not None:
-            findings.append(_finding(patient, profile, severity))
+    for profile in profiles(patient, vanishing=True):
+        if profile.least <= WARNING and not _not_yet(patient, profile):
+            severity = _severity(patient, profile)
+            if severity is not None:
+                findings.append(_finding(patient, profile, severity))
     return findings
 
 
 def _severity(patient: Patient, profile: Profile) -> Severity | None:
-    if profile.least > CRITICAL:
-        return "warning" if patient.progress.learning is False else None
-    if patient.progress.learning is not True:
-        return "critical"
-    # It learns. Whether the first layers do is told by how they move against the last one.
-    speed = speed_decades(patient.last)
-    return "warning" if speed is not None and speed <= CRITICAL else "info"
+    learning = patient.progress.learning
+    if cut_off(patient):
+        return "critical"  # whatever the loss does: it falls by what the last layers learn alone
+    if learning is True:
+        moved = speeds(patient.last)
+        still = moved is not None and moved[1] > 0 and moved[0] <= 10**CRITICAL * moved[1]
+        return "info" if profile.least > CRITICAL or not still or profile.axis != "layer" else "warning"
+    if learning is None:
+        # Nothing is known of the loss yet. Where the optimizer makes up for it, or one layer with small weights, whose
+        # own steps are then large, takes all of it, the training may well find its way.
+        weights = -profile.by_cause.get("weights", 0.0) >= ALONE * -profile.decades
+        one_layer = profile.steepest >= ALONE and weights and profile.least > -math.inf
+        doubtful = takes_part(patient) or one_layer or profile.axis != "layer"
+        return "info" if doubtful or profile.least > CRITICAL else "critical"
+    if takes_part(patient) and _recovering(patient, profile):
+        return "info"
+    return "critical" if profile.least <= CRITICAL else "warning"
+
+
+def cut_off(patient: Patient) -> bool:
+    """Whether no gradient at all has come to the first layers in any of the newest readings, three at least."""
+    newest = [profiles(replace(patient, recent=[r], early=()), vanishing=True) for r in patient.recent[-3:]]
+    return len(newest) >= 3 and all(found and found[0].least == -math.inf for found in newest)
+
+
+def _recovering(patient: Patient, profile: Profile) -> bool:
+    birth = profiles(replace(patient, recent=patient.early[:1]), vanishing=True) if patient.early else []
+    return bool(birth) and profile.least - birth[0].least >= RECOVERED
 
 
 def _not_yet(patient: Patient, profile: Profile) -> bool:
@@ -50,50 +78,48 @@ def _not_yet(patient: Patient, profile: Profile) -> bool:
 
 
 def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
-    first, last = profile.rows[0], profile.rows[-1]
+    first, last = profile.layers[0], profile.layers[-1]
     losses = {cause: -d for cause, d in profile.by_cause.items() if d < 0}
     activation = losses.get("activation", 0.0) / sum(losses.values()) if losses else None
     names = sorted({r.site.operation for r in patient.last.sites if r.site.cause == "activation"})
-    weights = [p for p in patient.last.parameters if len(p.parameter.shape) > 1]
     if profile.decades == -math.inf:
-        said = f"No gradient at all reaches {first.name}, while {last.name} gets {last.grad_norm:.1e}."
+        said = f"No gradient at all reaches {first.name}, while {last.name} gets {last.norm:.1e}."
     else:
         said = (
-            f"The first layer receives {10**profile.decades:.0e} of the gradient that the last one gets: "
+            f"The first {profile.axis} receives {10**profile.decades:.0e} of the gradient that the last one gets: "
             f"{-profile.decades:.1f} decades lost on the way from {last.name} to {first.name}."
         )
-    cause = "the gradient shrinks from layer to layer"
+    cause = f"the gradient shrinks from {profile.axis} to {profile.axis}"
     if activation is not None and profile.decades > -math.inf:
         by = f"the derivative of the activations ({', '.join(names)})"
         share = percent(activation)
-        said += (
-            f" {share} of what is lost goes in {by}, the rest in the weights."
-            if activation < 1
-            else f" All of it goes in {by}."
-        )
-        cause = (
-            f"{by}: {share}" if activation >= 0.5 else f"weights too small for their layers: {percent(1 - activation)}"
-        )
-    order = ["ReLU and He initialization", "residual connections", "batch or layer normalization"]
-    if activation is not None and activation < 0.5:
-        order = ["He initialization (Xavier for tanh)", "batch or layer normalization", "residual connections"]
+        said += f" {share} of what is lost goes in {by}, the rest in the weights." if activation < 1 else ""
+        said += f" All of it goes in {by}." if activation == 1 else ""
+        small = f"weights too small for their layers: {percent(1 - activation)}"
+        cause = f"{by}: {share}" if activation >= 0.5 else small
+    order = ("ReLU and He initialization", "residual connections", "batch or layer normalization")
+    if profile.axis != "layer":
+        order = ("a gated cell (LSTM, GRU)", "orthogonal or identity recurrent weights", "shorter sequences")
+    elif activation is not None and activation < 0.5:
+        order = ("He initialization (Xavier for tanh)", "batch or layer normalization", "residual connections")
     return Finding(
         kind="vanishing_gradient",
         severity=severity,
-        sites=tuple(row.name for row in profile.rows[: max(2, len(profile.rows) // 8)]),
+        sites=tuple(layer.name for layer in profile.layers[: max(2, len(profile.layers) // 8)]),
         evidence={
+            "step": profile.step,
+            "onset": onset(patient, max(profile.least, CRITICAL), vanishing=True),
             "decades": profile.decades,
-            "layers": len(profile.rows),
-            "decades_per_layer": profile.decades / (len(profile.rows) - 1),
-            "first_gradient_norm": first.grad_norm,
-            "last_gradient_norm": last.grad_norm,
+            "layers": len(profile.layers),
+            "decades_per_layer": profile.decades / (len(profile.layers) - 1),
+            "first_gradient_norm": first.norm,
+            "last_gradient_norm": last.norm,
             "decades_by_cause": profile.by_cause,
-            "update_ratio_decades": speed_decades(patient.last),
-            "weight_layers_measured": len(weights),
+            "update_ratios_first_and_last": speeds(patient.last),
         },
         cause=cause,
         explanation=said,
-        remedies=tuple(order),
+        remedies=order,
     )
 
 
@@ -109,6 +135,11 @@ RULE = Rule(
             cases.chain([0.41] * 34, "relu", loss="stalled", top=1e-6),
         ),
         Case("Nielsen's four hidden layers before they learn", cases.chain([0.2] * 4, "sigmoid", loss="stalled")),
+        Case(
+            "too small from birth, seen later as dead layers",
+            cases.chain([0.3] * 12, "relu", loss="stalled", healed=True),
+        ),
+        Case("60 time steps that are not learned", cases.recurrent(0.7, 60, loss="stalled")),
         Case("no gradient below a dead layer", cases.chain([1.0] * 5 + [0.0] + [1.0] * 4, "relu", loss="stalled")),
     ),
     healthy=(
@@ -119,6 +150,13 @@ RULE = Rule(
             "small but learning, all layers moving (Adam)",
             cases.chain([0.4] * 10, "tanh", loss="learning", ratios=[1e-3] * 11),
         ),
+        Case(
+            "the same, not known yet whether it learns",
+            cases.chain([0.4] * 10, "tanh", loss="unknown", ratios=[1e-3] * 11),
+        ),
+        Case("one small layer at birth", cases.chain([1.0] * 5 + [1e-4] + [1.0] * 5, "relu", loss="unknown")),
+        Case("60 time steps of a training that learns", cases.recurrent(0.7, 60, loss="learning")),
+        Case("two passes through three layers", cases.recurrent(0.01, 2, loss="stalled")),
         Case("global average pooling of 32 x 32 places", cases.pooled(places=1024, loss="unknown")),
         Case(
             "a last layer born at zero, first step",

@@ -17,11 +17,11 @@ from gradiometer.records import Parameter, ParameterReading, Reading, Site, Site
 
 _ABSENT = -1.0  # stands for None in a column whose values are never negative
 _SITE_NUMBERS = ("passes", "rms", "mean", "nonfinite", "masked", "zeros", "saturation", "units", "examples", "dead",
-                 "grad_rms", "grad_nonfinite")  # fmt: skip
+                 "grad_rms", "grad_nonfinite", "gates")  # fmt: skip
 _PARAMETER_NUMBERS = ("weight_rms", "weight_nonfinite", "grad_rms", "grad_nonfinite", "update_rms", "measured",
                       "unit_quantiles")  # fmt: skip
 _COUNTS = frozenset(("passes", "nonfinite", "masked", "units", "examples", "dead", "grad_nonfinite", "measured"))
-_FLAGS = frozenset(("weight_nonfinite", "unit_quantiles"))
+_FLAGS = frozenset(("weight_nonfinite", "unit_quantiles", "gates"))
 
 Identity = Site | Parameter
 
