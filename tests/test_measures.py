@@ -172,7 +172,8 @@ def test_what_can_saturate_or_die():
     assert measures.can_saturate("softmax")
     assert not any(measures.can_saturate(name) for name in ("relu", "gelu", "linear", ""))
     assert measures.can_die("relu")
-    assert not any(measures.can_die(name) for name in ("gelu", "leaky_relu", "sigmoid"))
+    assert measures.can_die("gelu")  # exactly zero far enough below, where erf is -1 to the last bit
+    assert not any(measures.can_die(name) for name in ("leaky_relu", "sigmoid"))
     with pytest.raises(KeyError):
         saturated("relu", torch.ones(3))
 

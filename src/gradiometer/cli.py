@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -37,7 +38,7 @@ def demo(out: str) -> None:
     """Train a network that does not learn and its healthy twin, and see what is found."""
     from gradiometer.experiments.demo import demo as train_and_show
 
-    _or_exit(lambda: train_and_show(Path(out), Console()))
+    _or_exit(lambda: train_and_show(Path(out), _console()))
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -107,7 +108,7 @@ def diagnose(which: str | None, out: str, as_json: bool) -> None:
         if as_json:
             _print_json({"run": str(path), **diagnosis.to_dict()})
         else:
-            console = Console()
+            console = _console()
             show(console, diagnosis, recorded)
             console.print(f"\nrun: {path}", soft_wrap=True, highlight=False)
         sys.exit({True: 0, False: 1, None: CANNOT_SAY}[diagnosis.healthy])
@@ -136,7 +137,7 @@ def runs(out: str, as_json: bool) -> None:
             started = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"])) if row["started"] else ""
             state = "" if row["error"] else "finished" if row["finished"] else "running or cut off"
             table.add_row(row["name"], started, str(row["steps"]), state, f"{verdict}: {kinds}" if kinds else verdict)
-        Console().print(table)
+        _console().print(table)
     if not rows:
         click.echo(f"There are no runs in {out}. Make one with: gradiometer run train.py", err=True)
         sys.exit(CANNOT_SAY)
@@ -157,6 +158,13 @@ def _row(path: Path) -> dict[str, Any]:
         "findings": diagnosis.to_dict()["findings"],
         "error": None,
     }
+
+
+def _console() -> Console:
+    # A name or a bar that the terminal has no character for is replaced, and is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return Console()
 
 
 def _newest(out: str) -> Path:

@@ -69,8 +69,12 @@ def run_script(
         error = raised
     probe.stop()
     # A second Ctrl-C while the run is being read would lose the summary, and nothing else.
+    # Nor may a fault of ours take the place of the script's own end.
     with contextlib.suppress(KeyboardInterrupt):
-        finished(_kept(writer))
+        try:
+            finished(_kept(writer))
+        except Exception as fault:
+            print(f"gradiometer could not sum up the run {writer.path}: {fault!r}", file=sys.stderr)
     _end(error)
 
 

@@ -180,12 +180,14 @@ class Probe:
         self.sites.backward += 1
         if not self.on or self.sites.backward > 1:
             return
-        with self._guard("loss"):
+        try:
             if self._waiting_manual:
                 self._finish_step(0)
             for root in self._losses.backward_begins(roots):
                 if self._window:
                     self._loss_operations = graph.loss_operations(root, self.sites.nodes)
+        except Exception as error:
+            self.fault("loss", error)
 
     def backward_ends(self, failed: bool = False) -> None:
         """Ends a pass; one that failed is forgotten, since a training that goes on leaves it out as well."""
@@ -234,8 +236,10 @@ class Probe:
             if number is None:
                 self._losses.forget()  # those losses were another model's
                 return
-        with self._guard("step"):
+        try:  # this and the next are on the way of every step, and a guard costs a microsecond
             self._finish_step(number)
+        except Exception as error:
+            self.fault("step", error)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -277,7 +281,8 @@ class Probe:
     def _due(self, now: float) -> bool:
         # With several optimizers "every n-th step" means every n-th of the first of those at work. It is asked for
         # after a step of any of them, since its own next step may come right after another's.
-        lead = min(n for n, at in self._recent.items() if self._total - at < 4 * WINDOW_STEPS)
+        recent, total = self._recent, self._total
+        lead = 0 if len(recent) < 2 else min(n for n, at in recent.items() if total - at < 4 * WINDOW_STEPS)
         return self._schedule.due(self._steps[lead], now)
 
     def _read(self, number: int, step: int, loss: Scalar | None) -> None:

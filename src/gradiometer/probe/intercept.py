@@ -92,9 +92,11 @@ def scale_of(root: Tensor) -> Tensor | float:
 
     The scaled loss itself, or what is made of it in a few operations: divided by the number of batches, summed up.
     """
+    if not _scaled:
+        return 1.0
     scaled, nodes = dict(_scaled), [root.grad_fn]
     _scaled.clear()  # they hold on to their graphs
-    for _ in range(_HOPS if scaled else 0):
+    for _ in range(_HOPS):
         for node in nodes:
             if node in scaled:
                 return scaled[node]

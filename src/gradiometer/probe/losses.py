@@ -44,13 +44,17 @@ class Losses:
         """Notes the losses that a backward pass starts from, and returns the tensors among them."""
         self._before = len(self._pending)
         # Neither an iterator, which can be read but once, nor the edges of a graph, which have no value.
-        tensors = [r for r in (roots if isinstance(roots, (list, tuple)) else (roots,)) if isinstance(r, Tensor)]
+        if isinstance(roots, Tensor):
+            tensors = [roots]
+        else:
+            tensors = [r for r in roots if isinstance(r, Tensor)] if isinstance(roots, (list, tuple)) else []
         for root in tensors:
-            self.scale = intercept.scale_of(root)
-            loss = root.detach()
-            if loss.numel() == 1 and loss.layout is torch.strided and loss.device.type != "meta":
-                unscaled = loss / self.scale if isinstance(self.scale, Tensor) else loss
-                self._pending.append(unscaled.item() if loss.device.type == "cpu" else unscaled)
+            self.scale = scale = intercept.scale_of(root)
+            if root.numel() == 1 and root.layout is torch.strided and root.device.type != "meta":
+                loss = root.detach()
+                if loss.dim():
+                    loss = loss.reshape(())
+                self._pending.append(loss / scale if isinstance(scale, Tensor) else loss)
         return tensors
 
     def backward_failed(self) -> None:
@@ -66,7 +70,7 @@ class Losses:
         pending, self._pending = self._pending, []
         if not pending:
             return None
-        loss = pending[0] if first_only else _sum(pending)
+        loss = pending[0] if first_only or len(pending) == 1 else _sum(pending)
         if keep:
             self._rows.append((number, step, loss))
         return loss

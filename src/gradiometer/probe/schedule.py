@@ -35,7 +35,7 @@ class Schedule:
         self._every = every
         self._plain: deque[float] = deque(maxlen=15)
         self._costs: deque[float] = deque(maxlen=5)
-        self._spent = 0.0
+        self._spent = self._price = 0.0
         self._demanded = False
 
     def demand(self) -> None:
@@ -51,9 +51,9 @@ class Schedule:
             return step % self._every == 0
         if not self._costs:
             return True
-        if (step in _EARLY or step % _OFTEN == 0) and self._spent + median(self._costs) <= _ALLOWANCE:
+        if (step in _EARLY or step % _OFTEN == 0) and self._spent + self._price <= _ALLOWANCE:
             return True
-        return self._spent + median(self._costs) <= self._budget * now
+        return self._spent + self._price <= self._budget * now
 
     def plain(self, length: float) -> None:
         """Notes the length of a step that was not sampled, in seconds."""
@@ -65,3 +65,4 @@ class Schedule:
         cost = min(max(inside, beyond), 5 * inside)
         self._spent += cost
         self._costs.append(cost)
+        self._price = median(self._costs)

@@ -22,12 +22,18 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 def show(console: Console, diagnosis: Diagnosis, run: Run | None = None) -> None:
     """Prints a diagnosis, and of a run the picture of its newest reading that has gradients."""
-    console.print(render(diagnosis, run, console))
+    if console.encoding.lower().startswith("utf"):
+        console.print(render(diagnosis, run))
+        return
+    # A terminal that knows no other characters gets plain ones, and never an error in place of a diagnosis.
+    with console.capture() as captured:
+        console.print(render(diagnosis, run, plain=True))
+    text = captured.get().replace("·", "-")
+    console.file.write(text.encode(console.encoding, "replace").decode(console.encoding))
 
 
-def render(diagnosis: Diagnosis, run: Run | None = None, console: Console | None = None) -> RenderableType:
-    """The same as something rich can print; plain characters where the console knows no others."""
-    plain = console is not None and not (console.encoding or "").lower().startswith("utf")
+def render(diagnosis: Diagnosis, run: Run | None = None, *, plain: bool = False) -> RenderableType:
+    """The same as something rich can print; with ``plain`` the bars are of plain characters."""
     head = Text(" · ".join(part for part in (diagnosis.subject, "") if part))
     head.append(" · " if diagnosis.subject else "")
     head.append(diagnosis.verdict, style=_VERDICTS[diagnosis.healthy])

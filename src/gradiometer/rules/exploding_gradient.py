@@ -16,6 +16,12 @@ WARNING = 2.0
 TENTH = 0.1
 """Update-to-weight ratio that a layer survives: a step by a tenth of the weight. A hundred times the usual."""
 
+_REMEDIES = {
+    "weights": ("He initialization (Xavier for tanh)", "layer normalization", "gradient clipping"),
+    "normalization": ("residual connections", "gradient clipping"),
+    "time": ("gradient clipping", "orthogonal or identity recurrent weights", "a gated cell (LSTM, GRU)"),
+}
+
 
 def check(patient: Patient) -> list[Finding]:
     """One finding a model whose first layers get a hundred (a thousand) times the gradient of the last one."""
@@ -59,11 +65,7 @@ def check(patient: Patient) -> list[Finding]:
                     f"gets: it grows by {profile.decades:.1f} decades on the way from {last.name} to {first.name}. "
                     "No learning rate fits both ends."
                 ),
-                remedies=(
-                    "He initialization (Xavier for tanh)",
-                    "residual connections" if cause == "normalization" else "layer normalization",
-                    "gradient clipping",
-                ),
+                remedies=_REMEDIES.get(cause if profile.axis == "layer" else "time", _REMEDIES["weights"]),
             )
         )
     return findings

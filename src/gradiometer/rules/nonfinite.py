@@ -53,7 +53,12 @@ def _finding(patient: Patient, reading: Reading) -> Finding:
     weights = [p.name for p in reading.parameters if p.weight_nonfinite]
     forward = next((row for row in reading.sites if _bad(row)), None)
     before = max((s for s, v in patient.losses if s < reading.step and math.isfinite(v)), default=None)
-    evidence: dict[str, object] = {"step": reading.step, "loss": reading.loss, "last_finite_loss_at_step": before}
+    evidence: dict[str, object] = {
+        "step": reading.step,
+        "onset": reading.step,
+        "loss": reading.loss,
+        "last_finite_loss_at_step": before,
+    }
     when = f"at step {reading.step}"
     sites: tuple[str, ...]
     if weights:
@@ -120,7 +125,7 @@ def _unsampled(step: int, loss: float) -> Finding:
         kind="nonfinite",
         severity="critical",
         sites=("loss",),
-        evidence={"step": step, "loss": loss},
+        evidence={"step": step, "onset": step, "loss": loss},
         cause="not known: the step was not sampled",
         explanation=f"The loss is {loss} at step {step}, which was not sampled, and none after it was.",
         remedies=("watch with every=1 to see the operation", "a smaller learning rate", "gradient clipping"),
