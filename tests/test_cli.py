@@ -96,6 +96,9 @@ def test_run_without_a_step_cannot_be_judged(folder):
     result = invoke("diagnose", "none", "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["healthy"] is None
+    missing = invoke("diagnose", "no-such-run", "--json")
+    assert missing.exit_code == 2
+    assert "no run" in json.loads(missing.stdout)["error"]
 
 
 def test_json_is_strict(folder):

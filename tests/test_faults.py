@@ -298,7 +298,8 @@ def test_an_error_that_ends_the_block_leaves_nothing_behind(
     assert raised.value is error
     assert places() == UNTOUCHED
     assert torch.overrides._get_current_function_mode() is None
-    assert (len(observer.run.readings), observer.run.finished, observer.run.notes) == (1, True, ())
+    assert (len(observer.run.readings), observer.run.finished) == (1, True)
+    assert observer.run.notes == (f"the block ended by {type(error).__name__}",)
 
 
 # -- the disk --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -265,3 +266,37 @@ def test_a_scaled_loss_is_unscaled_also_when_something_is_done_to_it_first(divid
     y = model(x).detach().requires_grad_()
     y.square().mean().backward()
     assert reading.sites[0].grad_rms == pytest.approx(y.grad.square().mean().sqrt().item())
+
+
+def test_units_of_a_transposed_convolution_are_its_outputs() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 3, 2), nn.Conv2d(3, 5, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gm.watch(model, optimizer, every=1) as watch:
+        model(torch.randn(2, 4, 5, 5)).square().mean().backward()
+        gradients = [p.grad.clone() for p in model.parameters()]
+        optimizer.step()
+    rows = {p.name: p for p in watch.run.readings[0].parameters}
+    assert rows["0.weight"].unit_gradients == pytest.approx(
+        gradients[0].transpose(0, 1).flatten(1).norm(dim=1).tolist()
+    )
+    assert rows["1.weight"].unit_gradients == pytest.approx(gradients[2].flatten(1).norm(dim=1).tolist())
+
+
+def test_a_watch_is_entered_once(tmp_path: Path) -> None:
+    watch = gm.watch(nn.Linear(2, 2), path=tmp_path / "run.sqlite")
+    with watch:
+        pass
+    with pytest.raises(gm.InputError, match="entered before"), watch:
+        pass
+    with pytest.raises(gm.RunError, match="is a folder"):
+        gm.watch(nn.Linear(2, 2), path=tmp_path)
+
+
+def test_what_is_shown_at_a_prompt_is_short() -> None:
+    model = nn.Linear(2, 2)
+    with gm.watch(model, every=1) as watch:
+        model(torch.ones(1, 2)).sum().backward()
+    assert "Linear" in repr(watch)
+    assert repr(watch.run) == "<Run Linear: 1 steps, 1 readings>"
+    assert repr(watch.run.readings[0]) == "<Reading of step 0: 1 sites, 2 parameters>"
+    assert "healthy" in repr(gm.diagnose(watch.run))

@@ -204,6 +204,35 @@ def test_a_reading_alone_can_be_diagnosed():
     assert gm.diagnose(reading)[0].kind == "vanishing_gradient"
 
 
+@pytest.mark.parametrize("factor", [1e-6, 0.1, 0.5, 2.0, 1e6])
+def test_the_verdict_does_not_depend_on_the_scale_of_the_loss(factor):
+    """The same training, with the loss multiplied and the learning rate divided."""
+    seen = []
+    for s in (1.0, factor):
+        model, _ = make("12 sigmoid layers")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01 / s)
+        data = digits()
+        with gm.watch(model, optimizer, every=10) as watch:
+            for i in range(60):
+                optimizer.zero_grad()
+                rows = slice(16 * i, 16 * i + 16)
+                (cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows]) * s).backward()
+                optimizer.step()
+        seen.append([(f.kind, f.severity) for f in gm.diagnose(watch.run)])
+    assert seen[0] == seen[1] == [("vanishing_gradient", "critical")]
+
+
+def test_parameters_alone_are_no_evidence_of_health():
+    model = mlp(64, 16, 2, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gm.watch(model, optimizer, every=1, level="parameters") as watch:
+        cross_entropy(model(torch.randn(8, 64)), torch.zeros(8, dtype=torch.long)).backward()
+        optimizer.step()
+    diagnosis = gm.diagnose(watch.run)
+    assert diagnosis.healthy is None
+    assert "full" in diagnosis.reason
+
+
 def test_nothing_recorded_is_no_verdict():
     diagnosis = gm.diagnose(gm.Run(readings=()))
     assert diagnosis.healthy is None

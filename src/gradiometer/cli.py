@@ -7,6 +7,8 @@ import json
 import math
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,8 @@ def _summarize(script: str, recorded: gm.Run | None) -> None:
     if recorded is None:
         console.print(
             f"gradiometer: {script} ended before its first training step: nothing was recorded. A step is seen when an "
-            "optimizer of torch.optim steps, or backward() is called on what a module gave.",
+            "optimizer of torch.optim steps, or backward() is called on what a module gave. Child processes that the "
+            "script starts are not watched.",
         )
         return
     console.rule("gradiometer", style="dim", align="left")
@@ -103,7 +106,7 @@ def diagnose(which: str | None, out: str, as_json: bool) -> None:
 
     def work() -> None:
         path = find(which, out) if which else _newest(out)
-        recorded = gm.load(path)
+        recorded = _load(path)
         diagnosis = gm.diagnose(recorded)
         if as_json:
             _print_json({"run": str(path), **diagnosis.to_dict()})
@@ -113,7 +116,7 @@ def diagnose(which: str | None, out: str, as_json: bool) -> None:
             console.print(f"\nrun: {path}", soft_wrap=True, highlight=False)
         sys.exit({True: 0, False: 1, None: CANNOT_SAY}[diagnosis.healthy])
 
-    _or_exit(work)
+    _or_exit(work, as_json=as_json)
 
 
 @main.command()
@@ -130,12 +133,12 @@ def runs(out: str, as_json: bool) -> None:
     elif rows:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("run", "started", "steps", "state", "verdict"):
-            table.add_column(name, overflow="fold", no_wrap=name == "run")
+            table.add_column(name, overflow="fold", no_wrap=name in ("run", "started"))
         for row in rows:
-            verdict = row["error"] or {True: "healthy", False: "not healthy", None: "cannot say"}[row["healthy"]]
+            verdict = "cannot be read" if row["error"] else row["verdict"]
             kinds = ", ".join(f["kind"].replace("_", " ") for f in row["findings"] if f["severity"] != "info")
-            started = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"])) if row["started"] else ""
-            state = "" if row["error"] else "finished" if row["finished"] else "running or cut off"
+            started = time.strftime("%m-%d %H:%M", time.localtime(row["started"])) if row["started"] else ""
+            state = "" if row["error"] else row["ended"] or ("finished" if row["finished"] else "running, or cut off")
             table.add_row(row["name"], started, str(row["steps"]), state, f"{verdict}: {kinds}" if kinds else verdict)
         _console().print(table)
     if not rows:
@@ -146,15 +149,17 @@ def runs(out: str, as_json: bool) -> None:
 def _row(path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"run": str(path), "name": path.stem, "started": None, "steps": 0, "finished": False}
     try:
-        recorded = gm.load(path)
+        recorded = _load(path)
         diagnosis = gm.diagnose(recorded)
     except gm.RunError as error:
-        return row | {"healthy": None, "findings": [], "error": str(error)}
+        return row | {"ended": "", "healthy": None, "verdict": "cannot say", "findings": [], "error": str(error)}
     return row | {
         "started": recorded.started,
         "steps": recorded.steps,
         "finished": recorded.finished,
+        "ended": next((note.partition("ended ")[2] for note in recorded.notes if " ended by " in note), ""),
         "healthy": diagnosis.healthy,
+        "verdict": diagnosis.verdict,
         "findings": diagnosis.to_dict()["findings"],
         "error": None,
     }
@@ -174,10 +179,18 @@ def _newest(out: str) -> Path:
     return paths[0]
 
 
-def _or_exit(work: Any) -> None:
+def _load(path: Path) -> gm.Run:
+    with warnings.catch_warnings():  # what the warning says is among the notes, which are shown
+        warnings.simplefilter("ignore", gm.GradiometerWarning)
+        return gm.load(path)
+
+
+def _or_exit(work: Callable[[], object], *, as_json: bool = False) -> None:
     try:
         work()
     except gm.GradiometerError as error:
+        if as_json:
+            _print_json({"healthy": None, "findings": [], "error": str(error)})
         click.echo(f"gradiometer: {error}", err=True)
         sys.exit(CANNOT_SAY)
 

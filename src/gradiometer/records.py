@@ -90,13 +90,17 @@ class SiteReading:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter tensor: its name in the model, shape, and the optimizer that holds it (-1 for none)."""
+    """One parameter tensor: its name in the model, shape, and the optimizer that holds it (-1 for none).
+
+    ``unit_dim`` is the dimension that counts output units: the first, but in transposed convolutions the second.
+    """
 
     name: str
     shape: tuple[int, ...]
     optimizer: int
     trainable: bool
     model: str = ""
+    unit_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class ParameterReading:
     clipped as the optimizer sees it), ``update_rms`` is that of the difference the step made. ``weight_rms`` and
     ``update_rms`` are over ``measured`` elements: all of them, or evenly spread blocks of a large tensor.
     ``None`` means there was nothing to measure: no gradient, or no optimizer that holds the parameter.
-    ``unit_gradients`` are gradient norms by output unit (first dimension), or, where there are more than
+    ``unit_gradients`` are gradient norms by output unit, or, where there are more than
     ``units_limit`` units, their quantiles; ``unit_quantiles`` tells which.
     """
 
@@ -143,7 +147,7 @@ UNIT_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """The quantiles kept of the gradient norms of the units of a layer too wide to keep them all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Reading:
     """All that was measured in one training step of one optimizer.
 
@@ -164,6 +168,10 @@ class Reading:
     sites: tuple[SiteReading, ...]
     parameters: tuple[ParameterReading, ...]
     loss_operations: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """In short: a reading has hundreds of numbers."""
+        return f"<Reading of step {self.step}: {len(self.sites)} sites, {len(self.parameters)} parameters>"
 
     def to_dict(self) -> dict[str, Any]:
         """The reading as plain data, with the names of the fields."""
@@ -187,7 +195,7 @@ class ModelInfo:
     parameters: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """The stored sequence of readings of one training.
 
@@ -208,6 +216,10 @@ class Run:
     steps: int = 0
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """In short: its name, and how much there is of it."""
+        return f"<Run {self.name or 'without a name'}: {self.steps} steps, {len(self.readings)} readings>"
 
     def losses(self, optimizer: int = 0) -> list[tuple[int, float]]:
         """``(step, loss)`` for every step of one optimizer."""
@@ -252,12 +264,13 @@ class Finding:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Diagnosis(Sequence[Finding]):
     """A sequence of findings, first causes first; `healthy` is true when none is above ``info``.
 
     ``subject`` describes what was diagnosed in one line. ``conclusive`` is false when too little was
-    recorded to say anything; then ``healthy`` is ``None`` and ``reason`` says what is missing.
+    recorded to say anything; then ``healthy`` is ``None``, unless something was found all the same. ``reason`` says
+    what is missing, or what to keep in mind.
     """
 
     findings: tuple[Finding, ...]
@@ -301,6 +314,10 @@ class Diagnosis(Sequence[Finding]):
     def verdict(self) -> str:
         """``healthy``, ``not healthy`` or ``cannot say``."""
         return {True: "healthy", False: "not healthy", None: "cannot say"}[self.healthy]
+
+    def __repr__(self) -> str:
+        """The text, so that a prompt shows what there is to read."""
+        return str(self)
 
     def __str__(self) -> str:
         """Subject, verdict and findings, as plain text."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import gradiometer as gm
 from gradiometer.datasets import Dataset, digits
 from gradiometer.networks import mlp
 from gradiometer.report.text import show
+from gradiometer.store import free_path
 
 DEPTH, WIDTH, STEPS, BATCH, RATE = 12, 64, 400, 128, 0.01
 _ARMS = {
@@ -56,7 +56,6 @@ def train(activation: str, data: Dataset, path: Path, progress: Progress | None 
 def demo(folder: Path, console: Console) -> list[Arm]:
     """Trains both, shows what was found, and says where the runs lie."""
     data = digits()
-    stamp = time.strftime("%Y%m%d-%H%M%S")
     console.print(
         f"Training two networks on {len(data.train_inputs):,} images of handwritten digits, {STEPS} steps each. "
         "They differ in their activation and the scale of their weights, and in nothing else.\n"
@@ -68,7 +67,7 @@ def demo(folder: Path, console: Console) -> list[Arm]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        arms = [train(a, data, _free(folder, f"demo-{a}-{stamp}"), progress) for a in _ARMS]
+        arms = [train(a, data, free_path(folder, f"demo-{a}"), progress) for a in _ARMS]
     for arm in arms:
         console.rule(f"{arm.title}: {arm.accuracy:.0%} right", style="dim", align="left")
         show(console, arm.diagnosis, arm.run)
@@ -78,11 +77,3 @@ def demo(folder: Path, console: Console) -> list[Arm]:
     for arm in arms:
         console.print(f"  gradiometer diagnose {arm.run.path}", soft_wrap=True)
     return arms
-
-
-def _free(folder: Path, name: str) -> Path:
-    path, number = folder / f"{name}.sqlite", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{name}-{number}.sqlite"
-    return path

@@ -8,17 +8,17 @@ import importlib.util
 import os
 import signal
 import sys
-import time
 import types
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
 import gradiometer
 from gradiometer.errors import InputError
-from gradiometer.probe.watch import watch_anything
+from gradiometer.probe.watch import check_options, watch_anything
 from gradiometer.records import Run
-from gradiometer.store import FOLDER, RunWriter
+from gradiometer.store import FOLDER, RunWriter, free_path
 
 _HERE = str(Path(gradiometer.__file__).parent) + os.sep
 
@@ -52,9 +52,10 @@ def run_script(
         RunError: the folder cannot be written.
         SystemExit: at the script's end.
     """
+    check_options(budget, every, level)
     main, code = _module(target) if as_module else _script(target)
     # Absolute: the script may change its working folder, and the run belongs where it was started.
-    path = _free_path(Path(folder).absolute(), Path(main.__file__ or target), target if as_module else None)
+    path = free_path(Path(folder).absolute(), target if as_module else Path(target).stem)
     writer = RunWriter(
         path, {"script": target, "arguments": list(arguments), "level": level, "budget": budget, "every": every}
     )
@@ -64,9 +65,11 @@ def run_script(
     sys.modules["__main__"] = main
     error: BaseException | None = None
     try:
-        exec(code, main.__dict__)
+        exec(code(), main.__dict__)
     except BaseException as raised:
         error = raised
+        if not isinstance(error, SystemExit):
+            writer.note(f"the script ended by {type(error).__name__}")
     probe.stop()
     # A second Ctrl-C while the run is being read would lose the summary, and nothing else.
     # Nor may a fault of ours take the place of the script's own end.
@@ -104,20 +107,19 @@ def _end(error: BaseException | None) -> NoReturn:
     sys.exit(1)
 
 
-def _script(target: str) -> tuple[types.ModuleType, types.CodeType]:
+def _script(target: str) -> tuple[types.ModuleType, Callable[[], types.CodeType]]:
     path = Path(target)
     if not path.is_file():
         what = "is a folder; name the script in it" if path.is_dir() else "does not exist; check the path"
         raise InputError(f"{target} {what}. To run a module, write: gradiometer run -m package.module")
     main = types.ModuleType("__main__")
     main.__file__ = target if path.is_absolute() else str(Path.cwd() / target)
-    code = compile(path.read_bytes(), main.__file__, "exec", dont_inherit=True)
     main.__loader__ = importlib.machinery.SourceFileLoader("__main__", main.__file__)
     main.__dict__.update(__builtins__=sys.modules["builtins"], __cached__=None, __spec__=None, __package__=None)
-    return main, code
+    return main, lambda: compile(path.read_bytes(), str(main.__file__), "exec", dont_inherit=True)
 
 
-def _module(target: str) -> tuple[types.ModuleType, types.CodeType]:
+def _module(target: str) -> tuple[types.ModuleType, Callable[[], types.CodeType]]:
     sys.path[0] = str(Path.cwd())
     try:
         spec = importlib.util.find_spec(target)
@@ -127,22 +129,11 @@ def _module(target: str) -> tuple[types.ModuleType, types.CodeType]:
         raise InputError(f"no module named {target}: {error}. Start from the folder that holds its package.") from error
     if spec is None or not isinstance(spec.loader, importlib.machinery.SourceFileLoader):
         raise InputError(f"no module named {target} that can be run. Start from the folder that holds its package.")
-    code = spec.loader.get_code(spec.name)
-    if code is None:
-        raise InputError(f"{target} has no code to run.")
+    loader = spec.loader
     main = types.ModuleType("__main__")
     main.__file__, main.__loader__, main.__spec__, main.__package__ = spec.origin, spec.loader, spec, spec.parent
     main.__dict__.update(__builtins__=sys.modules["builtins"], __cached__=spec.cached)
-    return main, code
-
-
-def _free_path(folder: Path, script: Path, module: str | None) -> Path:
-    name = f"{module or script.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, number = folder / f"{name}.sqlite", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{name}-{number}.sqlite"
-    return path
+    return main, lambda: loader.source_to_code(loader.get_data(str(spec.origin)), str(spec.origin))
 
 
 def strip(error: BaseException) -> None:
@@ -172,9 +163,12 @@ def _stripped(trace: types.TracebackType | None) -> types.TracebackType | None:
             kept.append(trace)
             skipped = False
         trace = trace.tb_next
-    for first, second in zip(kept, [*kept[1:], None], strict=True):
+    if not kept:  # an error in the script's syntax: it never ran
+        return None
+    for first, second in pairwise(kept):
         first.tb_next = second
-    return kept[0] if kept else None
+    kept[-1].tb_next = None
+    return kept[0]
 
 
 def _ours(file: str) -> bool:

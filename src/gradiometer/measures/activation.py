@@ -11,7 +11,7 @@ from torch import Tensor
 from gradiometer.measures.magnitude import Scalar
 from gradiometer.measures.sampling import spread
 
-SAMPLE = 16384
+SAMPLE = 8192
 """Fractions over tensors with more elements are taken from this many, see `spread`.
 
 The standard error of a fraction is then below 0.4 % where elements are independent, and up to 12 % where they are

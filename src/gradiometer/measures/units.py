@@ -9,13 +9,14 @@ UNITS_LIMIT = 512
 """Layers with up to this many output units keep every unit's gradient norm; wider ones keep quantiles."""
 
 
-def unit_norms(gradient: Tensor) -> Tensor:
+def unit_norms(gradient: Tensor, unit_dim: int = 0) -> Tensor:
     """Gradient norm of each output unit of a parameter.
 
     Formula: ``s_j = sqrt(sum_i (dC/dw_ji)^2)``; for a vector (a bias) ``s_j = |dC/db_j|``.
 
     Args:
-        gradient: of a parameter whose first dimension counts output units (as in linear layers and convolutions).
+        gradient: of a parameter, one dimension of which counts output units.
+        unit_dim: which: the first, as in linear layers and convolutions, or 1, as in transposed convolutions.
 
     Returns:
         A vector, one norm for each unit, in float32 or wider. On the CPU it is summed in float32 if the gradient is, so
@@ -34,6 +35,8 @@ def unit_norms(gradient: Tensor) -> Tensor:
     wide = torch.float32 if narrow else torch.float64
     if gradient.dim() <= 1:
         return gradient.abs().to(wide).reshape(-1)
+    if unit_dim:
+        gradient = gradient.movedim(unit_dim, 0)
     flat = gradient if gradient.dim() == 2 else gradient.flatten(1)
     if flat.is_complex():
         flat = flat.abs()

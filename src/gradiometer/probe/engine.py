@@ -32,7 +32,7 @@ class Probe:
     """Watches models and optimizers until it is stopped; the class that holds all state of a watch."""
 
     def __init__(self, sink: Sink, schedule: Schedule, level: str) -> None:
-        """Nothing is touched before `start`."""
+        """Nothing is touched before `begin`."""
         self.thread = threading.get_ident()
         self.roster = Roster(self._describe)
         self.sites = SiteTracker({}, self.fault)

@@ -30,8 +30,12 @@ class GradientReading(NamedTuple):
 class Gradients:
     """Measures when it is made; what lies on an accelerator is read back only by `read`, after the step."""
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        """``parameters`` are those whose ``grad`` is measured; one without has no reading."""
+    def __init__(self, parameters: Sequence[Tensor], unit_dims: Sequence[int]) -> None:
+        """``parameters`` are those whose ``grad`` is measured; one without has no reading.
+
+        ``unit_dims`` are the dimensions that count output units.
+        """
+        self._unit_dims = unit_dims
         self._elements = [None if p.grad is None else p.grad.numel() for p in parameters]
         self._moments: dict[int, Moments] = {}  # of those whose sum of squares does not follow from the units
         self._dense: list[int] = []
@@ -49,7 +53,7 @@ class Gradients:
             else:
                 self._dense.append(i)
                 # A bias is its own vector of units, whose sign goes when it is read.
-                vectors.append(gradient if gradient.dim() == 1 else unit_norms(gradient))
+                vectors.append(gradient if gradient.dim() == 1 else unit_norms(gradient, unit_dims[i]))
         self._ends = np.cumsum([0, *(len(v) for v in vectors)])
         self._units = torch.cat([v.float().to(vectors[0].device) for v in vectors]) if vectors else torch.empty(0)
         self._measure_again(parameters)
@@ -64,7 +68,7 @@ class Gradients:
                 continue
             self._moments[i] = moments(gradient, total=False)
             if on_host and gradient.dim() > 1 and squares[place] < 1:
-                self._units[self._unit_slice(place)] = unit_norms(gradient.double()).float()
+                self._units[self._unit_slice(place)] = unit_norms(gradient.double(), self._unit_dims[i]).float()
 
     def _unit_slice(self, place: int) -> slice:
         return slice(int(self._ends[place]), int(self._ends[place + 1]))

@@ -26,6 +26,7 @@ class ParameterMeter:
         held = [(info, p) for info, p in held if p.numel() and p.layout is torch.strided]
         self._infos = [info for info, _ in held]
         self._tensors = [p for _, p in held]
+        self._unit_dims = [info.unit_dim for info, _ in held]
         self._updates = UpdateMeter(self._tensors)
         self._gradients: Gradients | None = None
         self._scale: Scalar = 1.0
@@ -34,13 +35,13 @@ class ParameterMeter:
         """Copies the weights and measures the gradients."""
         self._updates.before()
         self._scale = grad_scale.clone() if isinstance(grad_scale, Tensor) else grad_scale
-        self._gradients = None if gradients_later else Gradients(self._tensors)
+        self._gradients = None if gradients_later else Gradients(self._tensors, self._unit_dims)
 
     def read(self) -> tuple[ParameterReading, ...]:
         """The readings, in the order in which the parameters were given."""
         weights, updates = self._updates.norms()
         scale, *norms = resolve([self._scale, *weights, *updates])
-        gradients = (self._gradients or Gradients(self._tensors)).read(scale)
+        gradients = (self._gradients or Gradients(self._tensors, self._unit_dims)).read(scale)
         out = []
         for i, (info, n, gradient) in enumerate(zip(self._infos, self._updates.measured, gradients, strict=True)):
             weight, update, root = norms[i], norms[i + len(weights)], math.sqrt(n)

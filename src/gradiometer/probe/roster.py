@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from gradiometer.probe.parameters import ParameterMeter
 from gradiometer.records import ModelInfo, Parameter
@@ -23,6 +24,7 @@ class Roster:
         """``id(module)`` to the name of its model and its path, both as they stand in site names."""
         self._changed = changed
         self._names: dict[int, tuple[str, str]] = {}  # id(parameter) -> model, name
+        self._transposed: set[int] = set()
         self._numbers: dict[int, int] = {}  # id(optimizer) -> place in the list
         self._parameters: dict[tuple[int, int, bool], Parameter] = {}
         self._meters: dict[int, tuple[list[Any], list[tuple[Parameter, Tensor]], ParameterMeter]] = {}
@@ -35,6 +37,8 @@ class Roster:
             self.paths.setdefault(id(module), (name, (prefix + path).rstrip(".")))
         for path, parameter in model.named_parameters():
             self._names.setdefault(id(parameter), (name, prefix + path))
+        transposed = (m for m in model.modules() if isinstance(m, _ConvTransposeNd))
+        self._transposed.update(id(m.weight) for m in transposed)
         self._tell()
 
     def add_optimizer(self, optimizer: torch.optim.Optimizer) -> int:
@@ -95,7 +99,8 @@ class Roster:
         if key not in self._parameters:
             model, name = self._names.get(id(p), ("", otherwise))
             shape = () if _lazy(p) else tuple(p.shape)
-            self._parameters[key] = Parameter(name, shape, number, p.requires_grad, model)
+            unit_dim = int(id(p) in self._transposed)
+            self._parameters[key] = Parameter(name, shape, number, p.requires_grad, model, unit_dim)
         return self._parameters[key]
 
 

@@ -78,7 +78,8 @@ class watch:  # noqa: N801 - used as a function, like `open`
     ) -> None:
         """Checks what it is given; nothing is touched before the block is entered."""
         models, optimizers = _models(model), _optimizers(optimizer)
-        _check(models, optimizers, budget, every, level)
+        _check(models, optimizers)
+        check_options(budget, every, level)
         if isinstance(loss, nn.Module):
             models["loss"] = loss
         details: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "level": level}
@@ -90,14 +91,17 @@ class watch:  # noqa: N801 - used as a function, like `open`
         self._probe = Probe(self._sink, Schedule(budget, every), level)
         for prefix, module in models.items():
             self._probe.roster.add_model(prefix, module)
-        self._find_optimizers = optimizer is None
+        self._entered = False
         for one in optimizers:
             self._probe.add_optimizer(one)
         self._probe.accepts_optimizers = optimizer is None
 
     def __enter__(self) -> Self:
         """Starts watching; the first step is sampled."""
-        if self._find_optimizers:
+        if self._entered:
+            raise InputError("this watch was entered before, and its run is closed. Make a new one with gm.watch(...).")
+        self._entered = True
+        if self._probe.accepts_optimizers:
             self._probe.find_optimizers(discovery.optimizers)
         self._probe.begin()
         return self
@@ -106,7 +110,13 @@ class watch:  # noqa: N801 - used as a function, like `open`
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends watching, also after an exception, which goes on."""
+        if kind is not None:
+            self._sink.note(f"the block ended by {kind.__name__}")
         self.close()
+
+    def __repr__(self) -> str:
+        """What is watched, in short."""
+        return f"<gradiometer.watch of {', '.join(type(m).__name__ for m in self._probe.roster.models.values())}>"
 
     def record(self, **scalars: float | torch.Tensor) -> None:
         """Adds scalars to the step whose backward pass came last, such as ``loss=0.3, accuracy=0.9``."""
@@ -163,9 +173,7 @@ def _optimizers(optimizer: Optimizers | None) -> list[torch.optim.Optimizer]:
     return several
 
 
-def _check(
-    models: dict[str, nn.Module], optimizers: list[torch.optim.Optimizer], budget: float, every: int | None, level: str
-) -> None:
+def _check(models: dict[str, nn.Module], optimizers: list[torch.optim.Optimizer]) -> None:
     if not models:
         raise InputError("watch got no model. Give it the module that is trained.")
     names = " and ".join(type(m).__name__ for m in models.values())
@@ -180,10 +188,16 @@ def _check(
                 f"this {type(optimizer).__name__} holds no parameter of {names}: it is the optimizer of another model, "
                 f"or the model was made anew after it was given its parameters. Make the optimizer from this model."
             )
-    if not 0 < budget <= 1:
-        raise InputError(f"budget is a share of the training's time, between 0 and 1, and not {budget}. 0.01 is usual.")
-    if every is not None and (every != int(every) or every < 1):
-        raise InputError(f"every counts steps and must be a whole number from 1 on, and not {every}.")
+
+
+def check_options(budget: float, every: int | None, level: str) -> None:
+    """Refuses options that mean nothing, before anything is touched."""
+    if not isinstance(budget, (int, float)) or not 0 < budget <= 1:
+        raise InputError(
+            f"budget is a share of the training's time, above 0 and up to 1, and not {budget!r}. 0.01 is usual."
+        )
+    if every is not None and (not isinstance(every, (int, float)) or every != int(every) or every < 1):
+        raise InputError(f"every counts steps and must be a whole number from 1 on, and not {every!r}.")
     if level not in ("parameters", "full"):
         raise InputError(f'level is "parameters" or "full", and not {level!r}.')
 

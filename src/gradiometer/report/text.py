@@ -34,7 +34,7 @@ def show(console: Console, diagnosis: Diagnosis, run: Run | None = None) -> None
 
 def render(diagnosis: Diagnosis, run: Run | None = None, *, plain: bool = False) -> RenderableType:
     """The same as something rich can print; with ``plain`` the bars are of plain characters."""
-    head = Text(" · ".join(part for part in (diagnosis.subject, "") if part))
+    head = Text(diagnosis.subject)
     head.append(" · " if diagnosis.subject else "")
     head.append(diagnosis.verdict, style=_VERDICTS[diagnosis.healthy])
     parts: list[RenderableType] = [head]
@@ -133,7 +133,9 @@ def _bar(value: float, widest: float, plain: bool) -> Text:
         return Text("no gradient", style="red")
     length = abs(value) / widest * _BAR
     if plain:
-        bar = "#" * max(round(length), 0) or "|"
+        bar = ("+" if value > 0 else "#") * round(length) or "|"
+    elif value > 0:  # growth looks different from loss, also without colours
+        bar = "░" * round(length) or "▏"
     else:
         bar = "█" * int(length) + _EIGHTHS[int(length % 1 * 8)].strip() or "▏"
     style = "green" if abs(value) < 1 else "yellow" if abs(value) < 3 else "red"

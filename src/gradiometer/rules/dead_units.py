@@ -55,6 +55,7 @@ def check(patient: Patient) -> list[Finding]:
     severity = patient.severity(stalled="critical" if whole else "warning", unknown="info")
     severity = "critical" if silent or first_look else severity
     row = rows[worst[0]]
+    stuck = ", and cannot come back by themselves" if severity != "info" else ""
     many = f" The same holds for most units of {len(dead) - 1} other layers." if len(dead) > 1 else ""
     return [
         Finding(
@@ -71,8 +72,7 @@ def check(patient: Patient) -> list[Finding]:
             cause="biases or weights so far off that no input makes a unit positive: too large a step, or a bad start",
             explanation=(
                 f"{percent(dead[worst[0]])} of the {row.units} units of {worst[0]} ({row.site.operation}) were zero "
-                f"for every one of {seen[worst[0]]:,} examples: they pass no gradient, and cannot come back by "
-                f"themselves.{many}"
+                f"for every one of {seen[worst[0]]:,} examples: they pass no gradient{stuck}.{many}"
             ),
             remedies=(
                 "a smaller learning rate, or warm-up",

@@ -10,6 +10,7 @@ from dataclasses import replace
 from gradiometer.records import Diagnosis, Finding, Reading, Run
 from gradiometer.rules import dead_units, exploding_gradient, nonfinite, saturated_units, vanishing_gradient
 from gradiometer.rules.base import Patient, Rule
+from gradiometer.rules.progress import ENOUGH
 
 RULES: tuple[Rule, ...] = (
     nonfinite.RULE,
@@ -63,8 +64,27 @@ def diagnose(what: Reading | Run) -> Diagnosis:
     reason = _missing(run)
     if reason:
         return Diagnosis((), _subject(run), conclusive=False, reason=reason)
-    found = [finding for patient in _patients(run) for finding in _examine(patient)]
-    return Diagnosis(tuple(_in_order(found)), _subject(run))
+    patients = list(_patients(run))
+    found = _in_order([finding for patient in patients for finding in _examine(patient)])
+    if any(finding.severity != "info" for finding in found):
+        return Diagnosis(tuple(found), _subject(run))
+    if not any(reading.sites for patient in patients for reading in patient.recent):
+        reason = 'Only parameters were watched: gradients by depth and activations need level="full".'
+        return Diagnosis(tuple(found), _subject(run), conclusive=False, reason=reason)
+    return Diagnosis(tuple(found), _subject(run), reason=_remark(patients))
+
+
+def _remark(patients: Sequence[Patient]) -> str:
+    """What a reader should know before taking the absence of findings for health."""
+    for patient in patients:
+        seen = patient.progress
+        if seen.learning is False and seen.initial is not None and seen.current is not None and len(patients) == 1:
+            return (
+                f"The loss does not fall ({seen.initial:.3g} at first, {seen.current:.3g} now), and the gradients "
+                "do not say why: none of the pathologies known so far is seen."
+            )
+    few = max((len(patient.losses) for patient in patients), default=0)
+    return f"After {few} steps it cannot be told yet whether it learns." if few < ENOUGH else ""
 
 
 def _examine(patient: Patient) -> Iterable[Finding]:
@@ -80,8 +100,8 @@ def _examine(patient: Patient) -> Iterable[Finding]:
 def _missing(run: Run) -> str:
     if not len(run.readings):
         return (
-            "Nothing was recorded: no training step came to its end. A step ends with optimizer.step(); "
-            "a gradient is seen when backward() is called on what a model under watch gave."
+            "Nothing was recorded: no training step came to its end inside the block `with gm.watch(...)`. A step ends "
+            "with optimizer.step(); a gradient is seen when backward() is called on what a model under watch gave."
         )
     last = run.readings[-1]
     gradient = any(row.grad_rms is not None for row in last.sites) or any(
@@ -138,10 +158,16 @@ def _explains(a: Finding, b: Finding) -> bool:
     return b.kind in _EXPLAINS.get(a.kind, ()) and earlier < later
 
 
+def _is_further_call(name: str, names: set[str]) -> bool:
+    base, _, number = name.rpartition(".")
+    return number.isdigit() and base in names
+
+
 def _subject(run: Run) -> str:
     names = " and ".join(m.name or m.kind for m in run.models)
     newest = [run.readings[i] for i in range(max(0, len(run.readings) - 4), len(run.readings))]
-    layers = len({row.name for reading in newest for row in reading.sites if row.site.cause == "weights"})
+    weights = {row.name for reading in newest for row in reading.sites if row.site.cause == "weights"}
+    layers = len([name for name in weights if not _is_further_call(name, weights)])
     parameters = sum(m.parameters for m in run.models)
     parts = [
         names,

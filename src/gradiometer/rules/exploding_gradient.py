@@ -37,6 +37,7 @@ def check(patient: Patient) -> list[Finding]:
         doubtful = learning is None and moved is not None and moved[0] <= min(10 * moved[1], TENTH)
         severity = "info" if learning or doubtful else "critical" if profile.least >= CRITICAL else "warning"
         first, last = profile.layers[0], profile.layers[-1]
+        when = f" at step {profile.step}" if profile.step != patient.last.step else ""
         growth = {cause: d for cause, d in profile.by_cause.items() if d > 0}
         cause = max(growth, key=growth.__getitem__) if growth else "unknown"
         causes = {
@@ -62,8 +63,8 @@ def check(patient: Patient) -> list[Finding]:
                 cause=causes.get(cause, f"{cause} operations amplify it"),
                 explanation=(
                     f"The first {profile.axis} receives {10**profile.decades:.0e} times the gradient that the last one "
-                    f"gets: it grows by {profile.decades:.1f} decades on the way from {last.name} to {first.name}. "
-                    "No learning rate fits both ends."
+                    f"gets: it grows by {profile.decades:.1f} decades on the way from {last.name} to {first.name}"
+                    f"{when}. No learning rate fits both ends."
                 ),
                 remedies=_REMEDIES.get(cause if profile.axis == "layer" else "time", _REMEDIES["weights"]),
             )

@@ -26,6 +26,14 @@ KEPT = 0.5
 TRAINED = 0.9
 """Share of the constant guess below which a loss at the first step is not that of a network just made."""
 
+NEAR = 0.3
+"""How near to the constant guess a network just made begins, if its loss is what it seems to be."""
+
+_PLAIN = frozenset(
+    """nll_loss nll_loss2d cross_entropy log_softmax binary_cross_entropy binary_cross_entropy_with_logits sigmoid
+    softmax log mean view reshape permute transpose unsafe_view squeeze unsqueeze select slice t clone""".split()
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -85,5 +93,9 @@ def _constant_guess(reading: Reading | None, initial: float) -> float | None:
     # A sum over the batch instead of a mean is told by its size, and by its gradient: each example's is at most sqrt(2)
     # long before the reduction, so that N of them, averaged, are at most sqrt(2/N) together.
     count = output.examples
+    # Where something is done to the loss before backward (a factor, a second loss) the guess holds only if the loss
+    # begins near it: the verdict must not depend on the scale of the loss.
+    if not names <= _PLAIN and abs(initial - guess) > NEAR * guess:
+        return None
     long = output.grad_norm is not None and output.grad_norm > 1.01 * math.sqrt(2 / count)
     return guess * count if count > 4 and long and initial > 0.5 * guess * count else guess

@@ -81,13 +81,14 @@ def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
     first, last = profile.layers[0], profile.layers[-1]
     losses = {cause: -d for cause, d in profile.by_cause.items() if d < 0}
     activation = losses.get("activation", 0.0) / sum(losses.values()) if losses else None
+    when = f" at step {profile.step}" if profile.step != patient.last.step else ""
     names = sorted({r.site.operation for r in patient.last.sites if r.site.cause == "activation"})
     if profile.decades == -math.inf:
         said = f"No gradient at all reaches {first.name}, while {last.name} gets {last.norm:.1e}."
     else:
         said = (
             f"The first {profile.axis} receives {10**profile.decades:.0e} of the gradient that the last one gets: "
-            f"{-profile.decades:.1f} decades lost on the way from {last.name} to {first.name}."
+            f"{-profile.decades:.1f} decades lost on the way from {last.name} to {first.name}{when}."
         )
     cause = f"the gradient shrinks from {profile.axis} to {profile.axis}"
     if activation is not None and profile.decades > -math.inf:

@@ -13,7 +13,7 @@ The file says what it is by SQLite's ``application_id``, and its schema by ``use
 """
 
 from gradiometer.store.memory import MemoryRun
-from gradiometer.store.reader import FOLDER, find, load, newest
+from gradiometer.store.reader import FOLDER, find, free_path, load, newest
 from gradiometer.store.writer import RunWriter
 
-__all__ = ["FOLDER", "MemoryRun", "RunWriter", "find", "load", "newest"]
+__all__ = ["FOLDER", "MemoryRun", "RunWriter", "find", "free_path", "load", "newest"]

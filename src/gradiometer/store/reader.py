@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import stat
+import time
 import warnings
 import weakref
 import zlib
@@ -66,6 +67,16 @@ def find(name: str | PathLike[str], folder: str | PathLike[str] = FOLDER) -> Pat
         if candidate.is_file():
             return candidate
     raise NotARunError(f"there is no run {name} here nor in {folder}. `gradiometer runs` lists those there are.")
+
+
+def free_path(folder: Path, name: str) -> Path:
+    """A path for a new run: the name and the time, and a number where that is taken."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = folder / f"{stem}{SUFFIX}", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}{SUFFIX}"
+    return path
 
 
 def newest(folder: str | PathLike[str] = FOLDER) -> list[Path]:

@@ -232,6 +232,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _create(path: Path, details: Mapping[str, Any]) -> None:
     try:
+        if path.is_dir():
+            raise RunError(f"{path} is a folder. Give the path of a file in it, such as {path / 'run.sqlite'}.")
         if path.exists():
             raise RunError(f"{path} exists already, and a run is never overwritten. Give another path, or remove it.")
         path.parent.mkdir(parents=True, exist_ok=True)
