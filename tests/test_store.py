@@ -233,7 +233,7 @@ def test_where_nothing_can_be_written(tmp_path):
     before = (tmp_path / "run.sqlite").read_bytes()
     for path, text in [
         (tmp_path / "run.sqlite", "exists already"),
-        (tmp_path, "exists already"),
+        (tmp_path, "is a folder"),
         (tmp_path / "run.sqlite" / "below.sqlite", "cannot record to .*directory|cannot record to .*exists"),
         (tmp_path / "run.sqlite" / "far" / "below.sqlite", "cannot record to"),
         (Path("/proc/self/gradiometer/run.sqlite"), "cannot record to"),
