@@ -18,7 +18,8 @@ class Patient:
     """One training as the rules see it: the readings of one optimizer, oldest first, and its losses.
 
     ``early`` holds what came first, ``recent`` the newest readings, ``turning`` those around the first loss that is not
-    finite; they overlap in a short run. ``failed`` says that what follows the readings was not finite.
+    finite; they overlap in a short run. ``failed`` says that what follows the readings was not finite,
+    ``alone`` that no other optimizer is at work: the loss of an adversary is not meant to fall.
     """
 
     early: Sequence[Reading]
@@ -26,12 +27,15 @@ class Patient:
     losses: Sequence[tuple[int, float]] = ()
     turning: Sequence[Reading] = ()
     failed: bool = False
+    alone: bool = True
 
     @cached_property
     def progress(self) -> Progress:
         """Whether the loss falls."""
         seen = progress(self.losses, self.recent[-1] if self.recent else None)
-        return replace(seen, learning=False) if self.failed else seen
+        if self.failed:
+            return replace(seen, learning=False)
+        return replace(seen, learning=None) if seen.learning is False and not self.alone else seen
 
     @property
     def readings(self) -> tuple[Reading, ...]:

@@ -117,14 +117,15 @@ def _patients(run: Run) -> Iterable[Patient]:
     total = len(run.readings)
     early = [run.readings[i] for i in range(min(_READINGS, total))]
     late = [run.readings[i] for i in range(max(0, total - 4 * _READINGS), total)]
-    for number in sorted({r.optimizer for r in (*early, *late)}):
+    numbers = sorted({r.optimizer for r in (*early, *late)})
+    for number in numbers:
         recent = [r for r in late if r.optimizer == number][-_READINGS:]
         first = [r for r in early if r.optimizer == number]
         if recent or first:
             losses = run.losses(number)
             broken = next((step for step, loss in losses if not math.isfinite(loss)), None)
             turning = _around(run.readings, broken, number) if broken is not None else ()
-            yield Patient(first, recent or first, losses, turning)
+            yield Patient(first, recent or first, losses, turning, alone=len(numbers) == 1)
 
 
 def _around(readings: Sequence[Reading], step: int, optimizer: int) -> list[Reading]:

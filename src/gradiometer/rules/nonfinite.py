@@ -41,7 +41,7 @@ def without(patient: Patient) -> Patient:
     end = min(sick)
     before = {r.step: r for r in patient.readings if r.step < end}
     losses = [(step, loss) for step, loss in patient.losses if step < end]
-    return Patient(patient.early, list(before.values()), losses, failed=True)
+    return Patient(patient.early, list(before.values()), losses, failed=True, alone=patient.alone)
 
 
 def _bad(row: SiteReading) -> bool:

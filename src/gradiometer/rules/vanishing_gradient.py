@@ -25,6 +25,9 @@ WARNING = -2.0
 ALONE = 0.6
 """Share of the loss that one layer must have to be called its only cause."""
 
+PATIENCE = 100
+"""Steps for which a training whose gradients recover is given time to learn."""
+
 RECOVERED = 1.0
 """Decades by which the loss by depth has become less since birth when a training is finding its own way out."""
 
@@ -55,7 +58,7 @@ def _severity(patient: Patient, profile: Profile) -> Severity | None:
         one_layer = profile.steepest >= ALONE and weights and profile.least > -math.inf
         doubtful = takes_part(patient) or one_layer or profile.axis != "layer"
         return "info" if doubtful or profile.least > CRITICAL else "critical"
-    if takes_part(patient) and _recovering(patient, profile):
+    if takes_part(patient) and len(patient.losses) < PATIENCE and _recovering(patient):
         return "info"
     return "critical" if profile.least <= CRITICAL else "warning"
 
@@ -66,9 +69,10 @@ def cut_off(patient: Patient) -> bool:
     return len(newest) >= 3 and all(found and found[0].least == -math.inf for found in newest)
 
 
-def _recovering(patient: Patient, profile: Profile) -> bool:
-    birth = profiles(replace(patient, recent=patient.early[:1]), vanishing=True) if patient.early else []
-    return bool(birth) and profile.least - birth[0].least >= RECOVERED
+def _recovering(patient: Patient) -> bool:
+    newest = profiles(replace(patient, early=()), vanishing=True)
+    birth = profiles(replace(patient, recent=patient.early[:1], early=()), vanishing=True) if patient.early else []
+    return bool(birth and newest) and newest[0].least - birth[0].least >= RECOVERED
 
 
 def _not_yet(patient: Patient, profile: Profile) -> bool:
