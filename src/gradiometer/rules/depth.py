@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from gradiometer.records import Reading, SiteReading
 from gradiometer.rules.base import RECENT, Patient
@@ -49,6 +50,23 @@ class Profile:
     by_cause: dict[str, float]
     steepest: float
     step: int
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The first layers: where the gradient arrives too small or too large."""
+        return tuple(layer.name for layer in self.layers[: max(2, len(self.layers) // 8)])
+
+    def evidence(self) -> dict[str, Any]:
+        """The numbers a finding rests on."""
+        return {
+            "step": self.step,
+            "decades": self.decades,
+            "layers": len(self.layers),
+            "decades_per_layer": self.decades / (len(self.layers) - 1),
+            "first_gradient_norm": self.layers[0].norm,
+            "last_gradient_norm": self.layers[-1].norm,
+            "decades_by_cause": self.by_cause,
+        }
 
 
 def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:

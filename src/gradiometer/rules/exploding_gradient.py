@@ -49,16 +49,10 @@ def check(patient: Patient) -> list[Finding]:
             Finding(
                 kind="exploding_gradient",
                 severity=severity,
-                sites=tuple(layer.name for layer in profile.layers[: max(2, len(profile.layers) // 8)]),
-                evidence={
-                    "step": profile.step,
+                sites=profile.sites,
+                evidence=profile.evidence()
+                | {
                     "onset": onset(patient, max(WARNING, min(profile.least, CRITICAL)), vanishing=False),
-                    "decades": profile.decades,
-                    "layers": len(profile.layers),
-                    "decades_per_layer": profile.decades / (len(profile.layers) - 1),
-                    "first_gradient_norm": first.norm,
-                    "last_gradient_norm": last.norm,
-                    "decades_by_cause": profile.by_cause,
                 },
                 cause=causes.get(cause, f"{cause} operations amplify it"),
                 explanation=(

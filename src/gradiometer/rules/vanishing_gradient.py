@@ -110,16 +110,10 @@ def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
     return Finding(
         kind="vanishing_gradient",
         severity=severity,
-        sites=tuple(layer.name for layer in profile.layers[: max(2, len(profile.layers) // 8)]),
-        evidence={
-            "step": profile.step,
+        sites=profile.sites,
+        evidence=profile.evidence()
+        | {
             "onset": onset(patient, max(profile.least, CRITICAL), vanishing=True),
-            "decades": profile.decades,
-            "layers": len(profile.layers),
-            "decades_per_layer": profile.decades / (len(profile.layers) - 1),
-            "first_gradient_norm": first.norm,
-            "last_gradient_norm": last.norm,
-            "decades_by_cause": profile.by_cause,
             "update_ratios_first_and_last": speeds(patient.last),
         },
         cause=cause,
