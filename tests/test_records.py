@@ -19,7 +19,8 @@ CRITICAL = replace(INFO, kind="vanishing_gradient", severity="critical")
 RUN = gm.Run(readings=(READING,), scalars={"loss": ((0, 0, 2.5), (1, 0, 9.0), (0, 1, 2.0))})
 
 NAMES = """DamagedRunError Diagnosis Finding GradiometerError GradiometerWarning InputError NewerRunError NotARunError
-    Parameter ParameterReading Reading Run RunError Site SiteReading __version__ diagnose load watch""".split()
+    Birth Ledger LedgerRow Parameter ParameterReading Reading Recurrence Run RunError Site SiteReading __version__ diagnose
+    load measure watch""".split()
 
 
 def test_public_names_are_exactly_these():

@@ -24,17 +24,45 @@ if TYPE_CHECKING:
         NotARunError,
         RunError,
     )
+    from gradiometer.probe.measure import measure
     from gradiometer.probe.watch import watch
-    from gradiometer.records import Diagnosis, Finding, Parameter, ParameterReading, Reading, Run, Site, SiteReading
+    from gradiometer.records import (
+        Birth,
+        Diagnosis,
+        Finding,
+        Ledger,
+        LedgerRow,
+        Parameter,
+        ParameterReading,
+        Reading,
+        Recurrence,
+        Run,
+        Site,
+        SiteReading,
+    )
     from gradiometer.rules import diagnose
     from gradiometer.store import load
 
 _HOME = {
+    "measure": "gradiometer.probe.measure",
     "watch": "gradiometer.probe.watch",
     "diagnose": "gradiometer.rules",
     "load": "gradiometer.store",
     **dict.fromkeys(
-        ["Diagnosis", "Finding", "Parameter", "ParameterReading", "Reading", "Run", "Site", "SiteReading"],
+        [
+            "Birth",
+            "Diagnosis",
+            "Finding",
+            "Ledger",
+            "LedgerRow",
+            "Parameter",
+            "ParameterReading",
+            "Reading",
+            "Recurrence",
+            "Run",
+            "Site",
+            "SiteReading",
+        ],
         "gradiometer.records",
     ),
     **dict.fromkeys(
@@ -52,17 +80,21 @@ _HOME = {
 }
 
 __all__ = [
+    "Birth",
     "DamagedRunError",
     "Diagnosis",
     "Finding",
     "GradiometerError",
     "GradiometerWarning",
     "InputError",
+    "Ledger",
+    "LedgerRow",
     "NewerRunError",
     "NotARunError",
     "Parameter",
     "ParameterReading",
     "Reading",
+    "Recurrence",
     "Run",
     "RunError",
     "Site",
@@ -70,6 +102,7 @@ __all__ = [
     "__version__",
     "diagnose",
     "load",
+    "measure",
     "watch",
 ]
 

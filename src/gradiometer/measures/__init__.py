@@ -4,6 +4,9 @@ tensor on an accelerator, where reading it would stop the queue; `resolve` reads
 
 from gradiometer.measures.activation import can_die, can_saturate, peaks, saturated, zeros
 from gradiometer.measures.magnitude import Moments, Scalar, moments, resolve
+from gradiometer.measures.norms import norm
+from gradiometer.measures.propagation import correlation, offset
+from gradiometer.measures.sampling import spread
 from gradiometer.measures.units import UNITS_LIMIT, unit_norms
 from gradiometer.measures.updates import UpdateMeter
 
@@ -14,10 +17,14 @@ __all__ = [
     "UpdateMeter",
     "can_die",
     "can_saturate",
+    "correlation",
     "moments",
+    "norm",
+    "offset",
     "peaks",
     "resolve",
     "saturated",
+    "spread",
     "unit_norms",
     "zeros",
 ]

@@ -14,10 +14,13 @@ Scalar = float | Tensor
 _SINGLE = frozenset((torch.float32, torch.float64))
 _HALF = frozenset((torch.float16, torch.bfloat16))
 
-# A sum of squares in float32 is trusted inside these bounds only. Below, squares have fallen under the
-# smallest float32 (1.2e-38: a gradient of 1e-20 squares to nothing, and vanishing is what we are here for);
-# above, or NaN, the sum has overflowed or the tensor holds non-finite values. Outside, float64 is used.
+# A sum of squares is trusted inside these bounds only. Below, squares have fallen under the smallest number of
+# the format (1.2e-38 in float32: a gradient of 1e-20 squares to nothing, and vanishing is what we are here for);
+# above, or NaN, the sum has overflowed or the tensor holds non-finite values.
 _TRUSTED = (1e-24, 1e36)
+_TRUSTED_DOUBLE = (1e-270, 1e300)
+_LIFT = 2.0**64
+"""What float32 is multiplied with where its squares are lost; a power of two leaves every digit as it is."""
 
 _CHUNK = 1 << 18
 """Elements that are added up in one float32. A sum of equal squares, the worst case, is off by 5e-4 after that
@@ -59,10 +62,23 @@ def moments(x: Tensor, *, total: bool = True) -> Moments:
         return _careful(x, total)
     if not x.numel():
         return Moments(0, 0.0, 0.0, 0.0, 0.0)
-    squares = _cpu_squares(x)
-    if not _TRUSTED[0] < squares < _TRUSTED[1]:
+    squares = trusted_squares(x)
+    if squares is None:
         return Moments(x.numel(), *(float(v) for v in _careful(x, total)[1:]))
     return Moments(x.numel(), squares, _cpu_sum(x) if total else 0.0, 0.0, 0.0)
+
+
+def trusted_squares(x: Tensor) -> float | None:
+    """Sum of squares of a tensor on the CPU by the fast way, ``None`` where that cannot be trusted."""
+    low, high = _TRUSTED_DOUBLE if x.dtype is torch.float64 else _TRUSTED
+    squares = _cpu_squares(x)
+    if low < squares < high:
+        return squares
+    if x.dtype is torch.float32 and squares <= low:
+        lifted = _cpu_squares(x * _LIFT)
+        if low < lifted < high:
+            return lifted / _LIFT**2
+    return None
 
 
 def _cpu_squares(x: Tensor) -> float:

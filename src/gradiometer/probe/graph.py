@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from typing import Any
 
 from torch import Tensor
+
+from gradiometer.probe.nodes import plain
+
+ACCUMULATE = "torch::autograd::AccumulateGrad"
 
 LIMIT = 64
 """A loss is a handful of operations; a longer walk is inside something that is not ours to explain."""
@@ -39,17 +44,34 @@ def loss_operations(root: Tensor, known: Container[object]) -> tuple[str, ...]:
         if node in known:
             met = True
             continue
-        name = node.name().removeprefix("torch::autograd::")
+        name = node.name()
         if "AccumulateGrad" in name:
             continue
-        names.append(_plain(name))
+        names.append(plain(name))
         queue.extend(parent for parent, _ in node.next_functions)
     return tuple(names) if met else ()
 
 
-def _plain(name: str) -> str:
-    name = name.rstrip("0123456789").removesuffix("Backward")
-    out = ""
-    for i, c in enumerate(name):
-        out += ("_" if c.isupper() and i and not name[i - 1].isupper() else "") + c.lower()
-    return out.strip("_")
+def leaves(root: Tensor) -> Iterator[Tensor]:
+    """The tensors at which a graph ends and gradients come to rest: parameters, and inputs that require a gradient.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> [leaf is w for leaf in leaves((w * 3).sum())]
+        [True]
+    """
+    if root.is_leaf:
+        if root.requires_grad:
+            yield root
+        return
+    seen: set[object] = set()
+    stack = [root.grad_fn]
+    while stack:
+        node: Any = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == ACCUMULATE:
+            yield node.variable
+        stack.extend(target for target, _ in node.next_functions)

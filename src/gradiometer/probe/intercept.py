@@ -20,10 +20,10 @@ is never a part of compiled code, is kept from being compiled by itself.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,30 @@ from gradiometer.probe.operations import is_compiled
 
 if TYPE_CHECKING:
     from gradiometer.probe.engine import Probe
+    from gradiometer.probe.sites import SiteTracker
+
+
+class Bystander(Protocol):
+    """Whatever module calls can be led through while a window is open."""
+
+    thread: int
+    sites: SiteTracker
+
+    def wants(self, module: nn.Module) -> bool:
+        """Whether a module's call is led through here."""
+        ...
+
+    def call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Stands in for the call."""
+        ...
+
+    def stepping(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
+        """An optimizer is about to step."""
+        ...
+
 
 _watching: list[Probe] = []
-_windows: list[Probe] = []
+_windows: list[Bystander] = []
 _undo_watching: list[Callable[[], None]] = []
 _undo_windows: list[Callable[[], None]] = []
 _late: list[Any] = []
@@ -63,7 +84,7 @@ def stop(probe: Probe) -> None:
         _scaled.clear()
 
 
-def open_window(probe: Probe) -> None:
+def open_window(probe: Bystander) -> None:
     """Leads every module call through a probe from now on."""
     _windows.append(probe)
     if len(_windows) == 1:
@@ -73,12 +94,35 @@ def open_window(probe: Probe) -> None:
         _hook(_undo_windows, register_optimizer_step_pre_hook, _stepping)
 
 
-def close_window(probe: Probe) -> None:
+def close_window(probe: Bystander) -> None:
     """Ends what `open_window` began."""
     if probe in _windows:
         _windows.remove(probe)
     if not _windows:
         _undo(_undo_windows)
+
+
+@contextmanager
+def alone(probe: Bystander) -> Iterator[None]:
+    """While it lasts module calls are led through this one only, and no watch hears of anything: a pass apart."""
+    watching, windows = _watching[:], _windows[:]
+    for other in windows:
+        close_window(other)
+    _watching.clear()
+    open_window(probe)
+    try:
+        yield
+    finally:
+        close_window(probe)
+        _watching.extend(watching)
+        for other in windows:
+            open_window(other)
+
+
+def grad(*args: Any, **kwargs: Any) -> Any:
+    """``torch.autograd.grad`` as torch has it, for gradients that are ours to see."""
+    plain = torch.autograd.grad
+    return getattr(plain, "__wrapped__", plain)(*args, **kwargs)
 
 
 def remove_late() -> None:
@@ -149,7 +193,7 @@ def _undo(actions: list[Callable[[], None]]) -> None:
         actions.pop()()
 
 
-def _here(probe: Probe) -> bool:
+def _here(probe: Bystander) -> bool:
     # Backward has threads of its own on an accelerator, where a checkpoint then calls its modules again.
     return probe.thread == threading.get_ident() or probe.sites.backward > 0
 

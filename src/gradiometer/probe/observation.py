@@ -10,7 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradiometer.measures import Moments, Scalar, can_die, can_saturate, moments, peaks, resolve, saturated, zeros
+from gradiometer.measures import (
+    Moments,
+    Scalar,
+    can_die,
+    can_saturate,
+    correlation,
+    moments,
+    offset,
+    peaks,
+    resolve,
+    saturated,
+    zeros,
+)
 from gradiometer.probe.operations import Operation
 from gradiometer.records import Site, SiteReading
 
@@ -24,10 +36,12 @@ class Observation:
     __slots__ = (
         "activation",
         "base",
+        "correlation",
         "gates",
         "gradient",
         "gradients",
         "model",
+        "offset",
         "operation",
         "passing",
         "peak",
@@ -53,7 +67,18 @@ class Observation:
         self.gradient: Moments | None = None
         self.gradients = 0
         self.gates = False
+        self.offset: Scalar | None = None
+        self.correlation: Scalar | None = None
         self.wants_gradient = False
+
+    def look_at_examples(self, y: Tensor) -> None:
+        """Measures what of the signal comes from the input: offset and correlation between examples."""
+        self.offset = offset(y, self.unit_dim)
+        self.correlation = correlation(y)
+
+    def dead_share(self) -> float | None:
+        """Share of the units that were zero for every example, ``None`` of an operation that cannot die."""
+        return None if self.peak is None else (self.peak == 0).float().mean().item()
 
     def arrived(self, gradient: Tensor) -> None:
         """Adds a gradient that arrives at this output (several backward passes over one graph add up)."""
@@ -72,14 +97,22 @@ def read(observations: list[Observation], loss_scale: float = 1.0) -> tuple[Site
     squares and counts add up, a unit is dead if it was in all of them. Gradients are divided by the scale of the loss.
     """
     sites: dict[tuple[str, str], list[Observation]] = {}
+    for seen, name in names(observations).items():
+        sites.setdefault((seen.model, name), []).append(seen)
+    values = iter(resolve(v for group in sites.values() for seen in group for v in _scalars(seen)))
+    masks = iter(_dead_masks(list(sites.values())))
+    return tuple(_merge(name, group, values, next(masks), loss_scale) for (_, name), group in sites.items())
+
+
+def names(observations: list[Observation]) -> dict[Observation, str]:
+    """The names of the sites, calls of one operation numbered within a pass."""
+    out: dict[Observation, str] = {}
     calls: Counter[tuple[str, str, int]] = Counter()
     for seen in _without_unused(observations):
         call = calls[seen.model, seen.base, seen.passing]
         calls[seen.model, seen.base, seen.passing] += 1
-        sites.setdefault((seen.model, f"{seen.base}.{call}" if call else seen.base), []).append(seen)
-    values = iter(resolve(v for group in sites.values() for seen in group for v in _scalars(seen)))
-    masks = iter(_dead_masks(list(sites.values())))
-    return tuple(_merge(name, group, values, next(masks), loss_scale) for (_, name), group in sites.items())
+        out[seen] = f"{seen.base}.{call}" if call else seen.base
+    return out
 
 
 def _without_unused(observations: list[Observation]) -> list[Observation]:
@@ -151,4 +184,6 @@ def _merge(
         grad_rms=math.sqrt(grad_squares / max(grad_count - grad_nonfinite, 1)) / loss_scale if arrivals else None,
         grad_nonfinite=int(grad_nonfinite),
         gates=first.gates,
+        offset=None if first.offset is None else float(first.offset),
+        correlation=None if first.correlation is None else float(first.correlation),
     )

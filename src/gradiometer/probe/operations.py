@@ -83,7 +83,13 @@ def _snake(name: str) -> str:
     return out
 
 
-def _operation(name: str) -> Operation:
+def of_name(name: str) -> Operation:
+    """The operation that goes by this name; ``unknown`` if none does.
+
+    Example:
+        >>> of_name("relu").cause, of_name("eig").cause
+        ('activation', 'unknown')
+    """
     channels = True if name.startswith(_CHANNELS) else None
     if name in ("linear", "layer_norm", "rms_norm", "embedding", "addmm"):
         channels = False
@@ -102,7 +108,7 @@ def of_module(module: nn.Module) -> Operation:
     for prefix in ("batch_norm", "instance_norm"):
         if name.startswith(prefix):
             name = prefix
-    return _operation(name)
+    return of_name(name)
 
 
 _functions: dict[Any, str | None] = {}
@@ -126,7 +132,21 @@ def of_function(function: Callable[..., Any], args: tuple[Any, ...]) -> Operatio
         flat = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else (arg,))]
         weights = any(isinstance(a, Tensor) and (a.is_leaf or _leaf_base(a)) and a.requires_grad for a in flat)
         return Operation(name, "weights" if weights else "attention", False)
-    return _operation(name)
+    return of_name(name)
+
+
+def of_view(function: Callable[..., Any]) -> Operation:
+    """The operation of a function that `of_function` passes over, for where every step of the gradient counts.
+
+    Example:
+        >>> of_view(torch.Tensor.T.__get__), of_view(torch.Tensor.detach).cause
+        (Operation(name='T', cause='reshaping', channels_first=None), 'connection')
+    """
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        name = getattr(getattr(function, "__self__", None), "__name__", name)
+    name = name.strip("_")
+    return Operation(name, "connection" if name in ("detach", "data") else "reshaping")
 
 
 def _leaf_base(a: Tensor) -> bool:

@@ -63,6 +63,11 @@ class Roster:
         )
         self._changed(models, tuple(type(o).__name__ for o in self.optimizers))
 
+    @property
+    def parameter_names(self) -> dict[int, str]:
+        """``id(parameter)`` to its name."""
+        return {key: name for key, (_, name) in self._names.items()}
+
     def meter(self, number: int) -> ParameterMeter:
         """The meter of one optimizer, kept for as long as its parameters are the same tensors in the same memory."""
         count = sum(len(group["params"]) for o in self.optimizers for group in o.param_groups)

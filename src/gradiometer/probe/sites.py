@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_
 from torch.utils.checkpoint import CheckpointFunction
 
 from gradiometer.measures import moments, resolve
+from gradiometer.probe.births import Births
+from gradiometer.probe.ledger.calls import CallLog, is_composite, number_of_next_node
 from gradiometer.probe.observation import Observation
-from gradiometer.probe.operations import Operation, is_leaf, is_opaque, of_function, of_module
+from gradiometer.probe.operations import Operation, is_leaf, is_opaque, of_function, of_module, of_view
 from gradiometer.probe.outputs import measurable, tensors
 
 Call = Callable[..., Any]
@@ -46,12 +48,17 @@ class SiteTracker:
         self.backward = 0  # depth: a reentrant checkpoint calls backward inside backward
         self.foreign = 0  # depth of torch.autograd.grad, whose gradients are not those of the training
         self.on = True
+        self.log: CallLog | None = None  # set where a ledger is kept
+        self.births = Births()
+        self.network_inputs: set[int] = set()  # id of the tensors that go in
+        self.propagation = False  # whether offset and correlation are measured
         self._paths = paths
         self._fault = fault
         self._nodes: dict[object, Observation] = {}
         self._mode = _Functions(self)
         self._stack: list[tuple[str, str]] = []
         self._leaf = 0
+        self._in_loss = False
         self._earlier = 0  # observations of the passes that have ended
         self._channels: dict[tuple[int, ...], bool] = {}
         self._handles: list[tuple[Observation, Any]] = []
@@ -92,6 +99,7 @@ class SiteTracker:
         before = len(self.observations)
         outermost = not self._stack
         version = _version(args) if leaf else None
+        start = number_of_next_node()
         self._stack.append(place)
         self._leaf += leaf
         try:
@@ -105,6 +113,9 @@ class SiteTracker:
             self._stack.pop()
         if self.on and not self._leaf:
             self._guarded("module", self._returned, module, args, output, place, leaf, before, version)
+            self._guarded("births", self._look_for_births, before, args, module)
+            if self.log is not None and not self.backward:
+                self._guarded("ledger", self._note_module, self.log, start, module, args, output, place, leaf, before)
         return output
 
     def _opaque(self, original: Call, module: nn.Module, args: Any, kwargs: Any, place: tuple[str, str] | None) -> Any:
@@ -136,7 +147,7 @@ class SiteTracker:
         """Measures what a module returned, unless its last operation has been measured already."""
         if not leaf and len(self.observations) > before:
             return
-        operation = of_module(module)
+        operation = self._judged(of_module(module))
         # A module that is in no model under watch (one made on the fly) goes by the place that called it.
         base = place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
         for suffix, y in tensors(output):
@@ -145,13 +156,72 @@ class SiteTracker:
             if measurable(y) and not passed_on:
                 self._observe(place, base + suffix, operation, y)
 
-    def called(self, function: Call, args: Any, output: Any) -> None:
+    def _note_module(
+        self,
+        log: CallLog,
+        start: int,
+        module: nn.Module,
+        args: Any,
+        output: Any,
+        place: tuple[str, str],
+        leaf: bool,
+        before: int,
+    ) -> None:
+        """Notes which nodes of the graph a module has made."""
+        if not leaf:
+            log.ran(start, place)
+            return
+        operation = self._judged(of_module(module))
+        base = place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
+        seen = self.observations[before] if len(self.observations) > before else None
+        inputs = (*args, *module.parameters())
+        log.called(start, place, base, operation, seen, inputs, output, composite=is_composite(module))
+
+    def _judged(self, operation: Operation) -> Operation:
+        """Whatever runs in the loss function is the loss."""
+        return operation._replace(cause="loss") if self._in_loss else operation
+
+    @contextmanager
+    def loss_scope(self) -> Iterator[None]:
+        """While it lasts, operations belong to the loss function."""
+        start, place = number_of_next_node(), ("loss", "loss")
+        self._in_loss = True
+        self._stack.append(place)
+        try:
+            with self.looking():
+                yield
+        finally:
+            self._stack.pop()
+            self._in_loss = False
+            if self.log is not None:
+                self.log.ran(start, place)
+
+    def called(self, function: Call, args: Any, output: Any, start: int) -> None:
         """Measures the output of a functional operation."""
         if self._leaf or not self.on or not (self._stack or self.backward):
             return
         operation = of_function(function, args)
-        if operation is None:
-            return
+        before = len(self.observations)
+        if operation is not None:
+            operation = self._judged(operation)
+            self._look(operation, args, output)
+            self._look_for_births(before, args)
+        if self.log is not None and self._stack and not self.backward:
+            known = operation or self._judged(of_view(function))
+            seen = self.observations[before] if len(self.observations) > before else None
+            place = self._stack[-1]
+            composite = known.name == "multi_head_attention_forward"
+            self.log.called(start, place, f"{place[1]}:{known.name}", known, seen, args, output, composite=composite)
+
+    def _look_for_births(self, before: int, args: Any, module: nn.Module | None = None) -> None:
+        """Asks where a NaN or Inf came from while the inputs are at hand; on an accelerator only where one may wait."""
+        for seen in self.observations[before:]:
+            bad = seen.activation.nonfinite
+            if bad if isinstance(bad, float) else self.propagation and float(bad):
+                weights = module.parameters() if module is not None else ()
+                self.births.look_forward(seen, (*args, *weights), self.network_inputs)
+
+    def _look(self, operation: Operation, args: Any, output: Any) -> None:
         if not self._stack:  # what a checkpoint computes again between its modules
             for _, y in tensors(output):
                 if measurable(y):
@@ -188,6 +258,8 @@ class SiteTracker:
             return
         seen = Observation(place[0], base, self.passes, operation, y, self._unit_dim(operation, y))
         self.observations.append(seen)
+        if self.propagation:
+            seen.look_at_examples(y)
         if y.requires_grad and y.grad_fn is not None:
             self._hook(seen, y)
 
@@ -277,9 +349,10 @@ class SiteTracker:
 
     def function(self, function: Call, args: Any, kwargs: Any) -> Any:
         """Calls a functional operation, with a look at what comes out."""
+        start = number_of_next_node()
         output = function(*args, **(kwargs or {}))
         if self.on and not self._leaf:
-            self._guarded("operation", self.called, function, args, output)
+            self._guarded("operation", self.called, function, args, output, start)
         return output
 
 

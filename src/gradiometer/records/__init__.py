@@ -9,6 +9,7 @@ when the optimizer is about to step).
 """
 
 from gradiometer.records.diagnosis import Diagnosis, Finding, Severity
+from gradiometer.records.ledger import Birth, Branch, Edge, Ledger, LedgerRow, Recurrence, decades_by_cause
 from gradiometer.records.parameter import UNIT_QUANTILES, Parameter, ParameterReading
 from gradiometer.records.reading import SCHEMA_VERSION, Reading
 from gradiometer.records.run import ModelInfo, Run
@@ -17,15 +18,22 @@ from gradiometer.records.site import Cause, Site, SiteReading
 __all__ = [
     "SCHEMA_VERSION",
     "UNIT_QUANTILES",
+    "Birth",
+    "Branch",
     "Cause",
     "Diagnosis",
+    "Edge",
     "Finding",
+    "Ledger",
+    "LedgerRow",
     "ModelInfo",
     "Parameter",
     "ParameterReading",
     "Reading",
+    "Recurrence",
     "Run",
     "Severity",
     "Site",
     "SiteReading",
+    "decades_by_cause",
 ]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gradiometer.records.ledger import Birth, Ledger, Recurrence
 from gradiometer.records.parameter import ParameterReading
 from gradiometer.records.site import SiteReading
 
 SCHEMA_VERSION = 1
 """Raised when a record changes in a way that an older reader would misread."""
+
+
+_NONE = Ledger()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -20,7 +24,9 @@ class Reading:
     is the sum of what ``backward`` was called on between this step and the one before, unscaled (of the many
     evaluations in a step of L-BFGS, the first). ``level``
     is ``"parameters"`` or ``"full"``; ``loss_scale`` the factor of mixed precision, 1 without.
-    ``loss_operations`` names the operations between the model's output and the loss, the loss first.
+    ``loss_operations`` names the operations between the model's output and the loss, the loss first. ``ledger`` is
+    empty where none was kept in this step; ``recurrences`` belong to it. ``birth`` says where the first NaN or Inf
+    came from.
     """
 
     step: int
@@ -33,6 +39,9 @@ class Reading:
     sites: tuple[SiteReading, ...]
     parameters: tuple[ParameterReading, ...]
     loss_operations: tuple[str, ...] = ()
+    ledger: Ledger = _NONE
+    recurrences: tuple[Recurrence, ...] = ()
+    birth: Birth | None = None
 
     def __repr__(self) -> str:
         """In short: a reading has hundreds of numbers."""
@@ -48,4 +57,6 @@ class Reading:
             del plain["unit_data"]
             plain["unit_gradients"] = row.unit_gradients
             plain["ratio"] = row.ratio
+        data["ledger"] = data["ledger"]["rows"]
+        data["ledger_total"] = self.ledger.total if self.ledger else None
         return data

@@ -34,7 +34,9 @@ class SiteReading:
     (channels), ``examples`` the number of values each of them had in this step; ``dead`` the number of units
     that were zero for all of them, ``None`` where the operation cannot die, and ``dead_mask`` one bit a unit.
     ``grad_rms`` and ``grad_nonfinite`` are of the gradient that arrives; ``None`` if none did. ``gates`` says
-    that the output was multiplied with another signal, as that of a gate is.
+    that the output was multiplied with another signal, as that of a gate is. ``offset`` is the squared mean over the
+    variance, averaged over units, ``correlation`` the mean cosine between the outputs for different examples, of
+    the first pass; ``None`` where they were not measured.
     """
 
     site: Site
@@ -53,6 +55,8 @@ class SiteReading:
     grad_rms: float | None
     grad_nonfinite: int
     gates: bool = False
+    offset: float | None = None
+    correlation: float | None = None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,188 @@
+"""Where the first NaN or Inf of a step came from, and what in the finite inputs made it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradiometer.probe.nodes import of_node
+from gradiometer.probe.observation import Observation
+from gradiometer.records import Birth
+
+_MASKING = frozenset(("masked_fill", "where", "add", "sub", "tril", "triu"))
+_SAVED = "_saved_"
+
+# What is wrong with the inputs of an operation that has a domain, in the order in which it is asked.
+_ZERO = "an argument is exactly zero"
+_NEGATIVE = "an argument is negative"
+_DOMAINS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("log", "log2", "log10", "rsqrt", "logit"), (_ZERO, _NEGATIVE)),
+    "sqrt": (_NEGATIVE, _ZERO),
+    "reciprocal": (_ZERO,),
+    "pow": (_ZERO, _NEGATIVE),
+    "norm": (_ZERO,),
+    "std": (_ZERO,),
+}
+_DIVISIONS = frozenset(("div", "true_divide", "floor_divide", "fmod", "remainder"))
+_SOFTMAX = ("softmax", "scaled_dot_product", "attention")
+
+
+class Births:
+    """Looks at what is not finite, in the order in which it comes about."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self.forward: list[tuple[Observation, Birth]] = []
+        """Operations of the forward pass that made NaN or Inf from finite inputs, or got it from outside."""
+        self.backward: tuple[Any, Birth] | None = None
+        """The first operation of the backward pass that did, with its knot or site."""
+
+    def look_forward(self, seen: Observation, inputs: Sequence[Any], inputs_of_network: Container[int] = ()) -> None:
+        """Judges one operation of the forward pass right after it ran."""
+        bad = float(seen.activation.nonfinite)
+        if not bad or (seen.operation.name in _MASKING and bad == float(seen.activation.masked)):
+            return
+        if self.forward and len(self.forward) >= 8:
+            return
+        given = [x for x in _flat(inputs) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+        sick = next((x for x in given if _nonfinite(x) and not _is_mask(x, seen)), None)
+        if sick is None:
+            birth = Birth("forward", "", seen.operation.name, *explain(seen.operation.name, given), seen.model)
+        elif sick.is_leaf and sick.requires_grad and id(sick) not in inputs_of_network:
+            birth = Birth("forward", "", "parameter", f"its weight holds {_count(sick)}", {}, seen.model)
+        elif sick.grad_fn is None or id(sick) in inputs_of_network:
+            birth = Birth("forward", "input", "input", f"the batch holds {_count(sick)}", {}, seen.model)
+        elif self.forward:
+            return  # it only hands on what another one made
+        else:
+            made = of_node(sick.grad_fn.name(), has_parameter=False).name
+            birth = Birth("forward", "", made, f"what {made} gave holds {_count(sick)}", {}, seen.model)
+        self.forward.append((seen, birth))
+
+    def first(self, names: Mapping[Observation, str]) -> Birth | None:
+        """The first of the forward pass, by the name of its site."""
+        for seen, birth in self.forward:
+            return birth if birth.site else replace(birth, site=names.get(seen, seen.base))
+        return None
+
+    def look_backward(self, place: Any, operation: str, saved: Sequence[Tensor], entering: Sequence[Any]) -> None:
+        """Notes that gradients that are not finite left an operation which finite ones had entered."""
+        if self.backward is not None:
+            return
+        reason, inputs = explain(operation, saved, backward=True)
+        largest = max((_largest(g) for g in entering if isinstance(g, Tensor)), default=0.0)
+        self.backward = (place, Birth("backward", "", operation, reason, {**inputs, "largest_gradient": largest}))
+
+
+def saved_tensors(node: Any) -> list[Tensor]:
+    """What a node of autograd's graph has kept of its inputs and results."""
+    out = []
+    for name in dir(node):
+        if name.startswith(_SAVED):
+            try:
+                value = getattr(node, name)
+            except RuntimeError:  # given up already
+                continue
+            out += [v for v in _flat([value]) if isinstance(v, Tensor) and v.is_floating_point()]
+    return out
+
+
+def explain(operation: str, inputs: Sequence[Tensor], *, backward: bool = False) -> tuple[str, dict[str, Any]]:
+    """In words and numbers, what in finite inputs made an operation give NaN or Inf."""
+    facts: dict[str, Any] = {}
+    given = [x.detach() for x in inputs if x.numel()]
+    if not given:
+        return ("its derivative is not finite there" if backward else "it gave NaN or Inf"), facts
+    facts["largest"] = max(_largest(x) for x in given)
+    form = min((x.dtype for x in given), key=lambda t: torch.finfo(t).max)
+    limit = torch.finfo(form).max
+    facts |= {"format": str(form).removeprefix("torch."), "format_largest": limit}
+    doubted = given[1:] if operation in _DIVISIONS and len(given) > 1 else given
+    facts["zeros"] = sum(int((x == 0).sum()) for x in doubted)
+    facts["negative"] = sum(int((x < 0).sum()) for x in doubted if not x.is_complex())
+    if operation in _DIVISIONS and facts["zeros"]:
+        return f"{facts['zeros']:,} zeros in the denominator", facts
+    if any(word in operation for word in _SOFTMAX):
+        rows = sum(int(torch.isneginf(x).all(-1).sum()) for x in given if x.dim())
+        if rows:
+            facts["masked_rows"] = rows
+            return f"{rows:,} rows are masked as a whole: a softmax over nothing but -inf is 0/0", facts
+    for problem in _DOMAINS.get(operation, ()):
+        count = facts["zeros" if problem is _ZERO else "negative"]
+        if count:
+            where = "its derivative has no finite value there" if backward else "it has no finite value there"
+            return f"{problem} ({count:,} of them), and {where}", facts
+    if limit < 1e6 or facts["largest"] > math.sqrt(limit) or operation.startswith("exp"):
+        return f"values up to {facts['largest']:.3g} overflow {facts['format']}, which ends at {limit:.3g}", facts
+    if facts["zeros"] and backward:
+        return f"{_ZERO} ({facts['zeros']:,} of them), and its derivative has no finite value there", facts
+    return f"its {'derivative' if backward else 'value'} at inputs up to {facts['largest']:.3g} is not finite", facts
+
+
+def in_loss(root: Tensor, known: Container[object], limit: int = 64) -> Birth | None:
+    """The operation behind the network's outputs that first made the loss NaN or Inf, from what its nodes have kept.
+
+    ``known`` are the nodes of the network, at which the search ends; those nearest to them are judged first.
+    """
+    found: list[Any] = []
+    queue, seen = deque([root.grad_fn]), set()
+    while queue and len(found) < limit:
+        node = queue.popleft()
+        if node is None or node in seen or node in known:
+            continue
+        seen.add(node)
+        found.append(node)
+        queue.extend(target for target, _ in node.next_functions)
+    for node in sorted(found, key=lambda n: n._sequence_nr()):
+        name = of_node(node.name(), has_parameter=False).name
+        kept = saved_tensors(node)
+        finite = kept and not any(_nonfinite(x) for x in kept)
+        if kept and (not finite or _at_the_edge(name, kept)):
+            reason, facts = explain(name, [x for x in kept if not _nonfinite(x)])
+            return Birth("forward", f"loss:{name}", name, reason, facts, "loss")
+    return None
+
+
+def _at_the_edge(operation: str, kept: Sequence[Tensor]) -> bool:
+    if operation in ("log", "log2", "log10", "rsqrt"):
+        return any(bool((x <= 0).any()) for x in kept)
+    if operation in _DIVISIONS or operation == "reciprocal":
+        return any(bool((x == 0).any()) for x in kept)
+    return False
+
+
+def _largest(x: Tensor) -> float:
+    x = x.detach().abs()
+    x = x[torch.isfinite(x)]
+    return float(x.max()) if x.numel() else 0.0
+
+
+def _nonfinite(x: Tensor) -> bool:
+    return bool(x.numel()) and not bool(torch.isfinite(x).all())
+
+
+def _is_mask(x: Tensor, seen: Observation) -> bool:
+    """Minus infinity alone, in what a softmax gets: it is there on purpose."""
+    softmax = any(word in seen.operation.name for word in _SOFTMAX) or seen.operation.name in _MASKING
+    return softmax and not bool(torch.isnan(x).any()) and not bool(torch.isposinf(x).any())
+
+
+def _count(x: Tensor) -> str:
+    nan, inf = int(torch.isnan(x).sum()), int(torch.isinf(x).sum())
+    return " and ".join(f"{n:,} {what}" for n, what in ((nan, "NaN"), (inf, "Inf")) if n)
+
+
+def _flat(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        elif isinstance(value, dict):
+            yield from _flat(value.values())
+        else:
+            yield value

@@ -1,0 +1,127 @@
+"""Which call of which operation made which nodes of autograd's graph.
+
+Autograd numbers the nodes that a thread makes, one after the other. A call of an operation owns the nodes whose numbers
+were given while it ran; whatever lies between two calls (a custom ``autograd.Function``, a loss outside every module)
+belongs to the module that was running then.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.probe.observation import Observation
+from gradiometer.probe.operations import Operation
+from gradiometer.probe.outputs import tensors
+
+_COMPOSITE = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+
+_TO_NUMBERS = frozenset(("item", "tolist", "numpy", "array"))
+
+number_of_next_node = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
+"""The number that the next node made by this thread will have."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call; ``composite`` ones are many operations (a recurrent layer) whose nodes are told apart."""
+
+    start: int
+    end: int
+    model: str
+    base: str
+    operation: Operation
+    seen: Observation | None
+    composite: bool
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """The running of one module that has others inside, or of the loss function."""
+
+    start: int
+    end: int
+    model: str
+    path: str
+
+
+@dataclass(slots=True, eq=False)
+class Cut:
+    """A call that got tensors with a graph and gave one without: no gradient goes back through it."""
+
+    number: int
+    model: str
+    site: str
+    operation: Operation
+    inputs: tuple[Tensor, ...]
+    no_grad: bool
+
+
+class CallLog:
+    """All calls of one pass, in the order in which they ran."""
+
+    def __init__(self) -> None:
+        """Nothing has run yet."""
+        self.calls: list[Call] = []
+        self.scopes: list[Scope] = []
+        self.cuts: list[Cut] = []
+
+    def called(
+        self,
+        start: int,
+        place: tuple[str, str],
+        base: str,
+        operation: Operation,
+        seen: Observation | None,
+        inputs: Iterable[Any],
+        output: Any,
+        *,
+        composite: bool = False,
+    ) -> None:
+        """Notes a call that has ended; ``start`` is `number_of_next_node` as it was before."""
+        end = number_of_next_node()
+        made = [y for _, y in tensors(output)]
+        if any(y.requires_grad for y in made):
+            if end > start:
+                self.calls.append(Call(start, end, place[0], base, operation, seen, composite))
+        elif (made and made[0].dtype is not torch.bool) or operation.name in _TO_NUMBERS:
+            given = tuple(x for x in _flat(inputs) if isinstance(x, Tensor) and x.requires_grad)
+            if given:
+                self.cuts.append(Cut(start, place[0], base, operation, given, not torch.is_grad_enabled()))
+
+    def ran(self, start: int, place: tuple[str, str]) -> None:
+        """Notes that a module with others inside has returned."""
+        self.scopes.append(Scope(start, number_of_next_node(), *place))
+
+    def call_of(self, number: int) -> Call | None:
+        """The call that made the node of this number."""
+        place = bisect_right(self.calls, number, key=lambda call: call.start) - 1
+        return self.calls[place] if place >= 0 and number < self.calls[place].end else None
+
+    def scope_of(self, number: int) -> Scope | None:
+        """The innermost module that was running when the node of this number was made."""
+        around = [s for s in self.scopes if s.start <= number < s.end]
+        return max(around, key=lambda s: (s.start, -s.end), default=None)
+
+    @property
+    def ended(self) -> int:
+        """The number of the next node when the last module had returned."""
+        return max((x.end for x in (*self.scopes, *self.calls[-1:])), default=0)
+
+
+def is_composite(module: nn.Module) -> bool:
+    """Whether one module of torch.nn is many operations, each with a cause of its own."""
+    return isinstance(module, _COMPOSITE)
+
+
+def _flat(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value

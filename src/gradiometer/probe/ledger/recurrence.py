@@ -1,0 +1,214 @@
+"""Finds what is applied again and again in time, and reads the gradient through time off a measured flow.
+
+A weight used in step after step, each use on what came of the one before, makes a recurrence, whether written as a
+loop over cells or hidden in a recurrent layer. The *time* of a knot is the number of uses behind it. The state after a
+step is what knots of the next step, on the way to later uses, take from it: the hidden state, and the cell of an LSTM.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from gradiometer.measures import Scalar
+from gradiometer.probe.ledger.accounts import Accounts
+from gradiometer.probe.ledger.factors import PEAKS
+from gradiometer.probe.ledger.flow import Flow
+from gradiometer.probe.ledger.knots import Group, Key, Knot, Layout, parameters_below
+from gradiometer.records import Recurrence
+
+SHORTEST = 3
+"""Uses of a weight, one on what came of the other, from which on they are steps of time."""
+
+_BOUNDED = frozenset("sigmoid hardsigmoid tanh relu relu6 hardtanh softsign".split())
+_GATES = {
+    "lstm": ("input gate", "forget gate", "cell candidate", "output gate"),
+    "gru": ("reset gate", "update gate", "candidate"),
+}
+_GONE = 0.01
+
+
+@dataclass
+class Plan:
+    """The states of one recurrence: the keys after each step, and which knots of the next step take them."""
+
+    parameter: Tensor
+    uses: list[Knot]
+    states: list[dict[Key, set[Knot]]] = field(default_factory=list)
+
+
+def plan(layout: Layout) -> list[Plan]:
+    """The recurrences of a graph."""
+    found: list[Plan] = []
+    for parameter, users in _users(layout).items():
+        time = _times(layout, users)
+        steps = max((time[k] for k in users), default=0)
+        if steps < SHORTEST:
+            continue
+        uses = [next(k for k in users if time[k] == t) for t in range(1, steps + 1)]
+        made = Plan(parameter, uses, _states(layout, users, uses, time))
+        if made.states and not any(set(made.states[0]) & set(other.states[0]) for other in found):
+            found.append(made)
+    return found
+
+
+def _users(layout: Layout) -> dict[Tensor, set[Knot]]:
+    """For each parameter the knots that use it, matrices before vectors."""
+    users: dict[int, tuple[Tensor, set[Knot]]] = {}
+    for knot in layout.knots:
+        if knot.signal:
+            for p in parameters_below(knot):
+                users.setdefault(id(p), (p, set()))[1].add(knot)
+    often = [entry for entry in users.values() if len(entry[1]) >= SHORTEST]
+    return dict(sorted(often, key=lambda entry: (-entry[0].dim(), -len(entry[1]))))
+
+
+def _times(layout: Layout, users: set[Knot]) -> dict[Knot, int]:
+    time: dict[Knot, int] = {}
+    for knot in layout.knots:
+        before = max((time[t] for t, _ in knot.edges if t is not None), default=0)
+        time[knot] = before + (knot in users)
+    return time
+
+
+def _states(layout: Layout, users: set[Knot], uses: list[Knot], time: Mapping[Knot, int]) -> list[dict[Key, set[Knot]]]:
+    """The states after steps 1, 2, ... to the last.
+
+    Those of the last two steps, behind which no use comes any more, are found by their place in the step.
+    """
+    feeds: dict[Knot, int] = {}
+    for knot in reversed(layout.knots):
+        users_of = [c for consumers in knot.consumers.values() for c in consumers]
+        feeds[knot] = max((max(time[c] if c in users else 0, feeds[c]) for c in users_of), default=0)
+    states: list[dict[Key, set[Knot]]] = [{} for _ in uses]
+    for knot in layout.knots:
+        t = time[knot]
+        if knot.signal and 2 <= t < len(uses) and (knot in users or feeds[knot] > t):
+            for target, nr in knot.edges:
+                if target is not None and target.signal and time[target] == t - 1:
+                    states[t - 2].setdefault((target, nr), set()).add(knot)
+    known = len(uses) - 2  # states found so far
+    if not all(states[:known]):
+        return []
+    numbers = {knot.number: knot for knot in layout.knots if knot.signal}
+    for later in (known, known + 1):
+        states[later] = _alike(states[known - 1], uses, known - 1, later, numbers)
+    return states if all(states) else []
+
+
+def _alike(
+    state: dict[Key, set[Knot]], uses: list[Knot], at: int, later: int, numbers: Mapping[int, Knot]
+) -> dict[Key, set[Knot]]:
+    """The keys that lie in a later step where those of ``state`` lie in step ``at``."""
+    out: dict[Key, set[Knot]] = {}
+    for (knot, nr), takers in state.items():
+        twin = numbers.get(uses[later].number + knot.number - uses[at].number)
+        if twin is None or twin.node.name() != knot.node.name():
+            continue
+        places = [k.number - uses[at + 1].number for k in takers] if later + 1 < len(uses) else []
+        found = (numbers.get(uses[later + 1].number + place) for place in places)
+        out[twin, nr] = {k for k in found if k is not None}
+    return out
+
+
+def read(made: Plan, flow: Flow, accounts: Accounts, names: Mapping[int, str]) -> Recurrence | None:
+    """What was measured of one recurrence."""
+    gradients = [_norm(flow.entering[key][0] for key in state if key in flow.entering) for state in made.states]
+    sent = [_norm(flow.tied_norms.get(key, 0.0) for key in state) for state in made.states[:-1]]
+    if not gradients or not any(gradients):
+        return None
+    gains = [a / b if b else math.nan for a, b in zip(sent, gradients[1:], strict=True)]
+    by: dict[str, float] = {}
+    bounds: list[float | None] = []
+    steps = len(gains)
+    for i in range(steps):
+        walked = _walk(made.states[i], made.states[i + 1], flow, accounts)
+        for group, key, change in walked:
+            label = _label(group, key, names)
+            by[label] = by.get(label, 0.0) + change / steps
+        squashed = [g.operation.name for g, _, _ in walked if g.operation.cause == "activation"]
+        known = squashed and all(name in _BOUNDED for name in squashed)
+        bounds.append(math.prod(PEAKS.get(name, 1.0) for name in squashed) if known else None)
+    bounded = [b for b in bounds if b is not None]
+    bound = bounded[0] ** len(made.uses) if bounded and len(bounded) == steps and len(set(bounded)) == 1 else None
+    group = made.uses[0].group
+    call = group.call if group is not None else None
+    return Recurrence(
+        site=call.base if call is not None else group.base if group is not None else "",
+        parameter=names.get(id(made.parameter), ""),
+        steps=len(made.uses),
+        gradients=tuple(gradients),
+        gains=tuple(gains),
+        horizon=_horizon(gains),
+        by=by,
+        bound=bound,
+        model=group.model if group is not None else "",
+    )
+
+
+def _walk(
+    state: dict[Key, set[Knot]], after: dict[Key, set[Knot]], flow: Flow, accounts: Accounts
+) -> list[tuple[Group, Key, float]]:
+    """The operations of one step on the way that carries most, from the state before to the one after it.
+
+    Each with the key at which its gradient arrives and the ``log10`` gain of its norm; a fork counts with the operation
+    whose gradients it sums.
+    """
+    out: list[tuple[Group, Key, float]] = []
+    key = max(state, key=lambda k: float(flow.tied_norms.get(k, 0.0)))
+    wanted: set[Group] | None = {k.group for k in state[key] if k.group is not None}
+    while len(out) < 64:
+        users = {u: a for u, a in flow.arrivals.get(key, {}).items() if u is not None and (not wanted or u in wanted)}
+        if not users:
+            return out
+        user, arrival = max(users.items(), key=lambda pair: float(pair[1].norm))
+        norm = accounts.norm(user)
+        change = math.log10(float(arrival.norm) / norm) if norm and float(arrival.norm) else -math.inf
+        out.append((user, key, change))
+        if any((knot, nr) in after for knot in user.knots for nr in range(len(knot.consumers) or 1)):
+            return out
+        ways = [(float(a.norm), k) for k, us in accounts.entry(user).items() for u, a in us.items() if u is not None]
+        if not ways:
+            return out
+        strongest, key = max(ways, key=lambda way: way[0])
+        if strongest and norm:
+            out[-1] = (user, out[-1][1], change + math.log10(norm / strongest))
+        wanted = None
+    return out
+
+
+def _label(group: Group, key: Key, names: Mapping[int, str]) -> str:
+    """What people call it: the name of a matrix, a gate, or the operation."""
+    if group.operation.cause == "weights":
+        named = (names.get(id(p)) for p in group.of_parameters())
+        return next((name for name in named if name), group.operation.name)
+    call = group.call
+    kind = call.operation.name if call is not None else ""
+    gates = next((gates for name, gates in _GATES.items() if name in kind), None)
+    if gates is not None and group.operation.name == "mul":
+        for target, _ in group.knots[0].edges:
+            if target is None or target is key[0]:
+                continue
+            below = [*target.edges, *(edge for t, _ in target.edges if t is not None for edge in t.edges)]
+            for split, nr in below:
+                if split is not None and "Split" in split.node.name() and nr < len(gates):
+                    return gates[nr]
+    return group.operation.name
+
+
+def _horizon(gains: list[float]) -> float:
+    left = 1.0
+    for steps, gain in enumerate(reversed(gains), 1):
+        left *= gain
+        if left <= _GONE:
+            return float(steps)
+    if not left < 1 or not gains:
+        return math.inf if left >= 1 else math.nan
+    return math.log(_GONE) / (math.log(left) / len(gains))
+
+
+def _norm(values: Iterable[Scalar]) -> float:
+    return math.hypot(*(float(v) for v in values))
