@@ -26,7 +26,7 @@ def offset(y: Tensor, unit_dim: int) -> Scalar | None:
         A number from zero on, infinite for units that are constant; ``None`` of fewer than two dimensions.
 
     Example:
-        >>> offset(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), 1)
+        >>> round(offset(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), 1), 6)
         4.0
 
     Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,8 @@ _DOMAINS: dict[str, tuple[str, ...]] = {
     "norm": (_ZERO,),
     "std": (_ZERO,),
 }
+RISKY = frozenset((*_DOMAINS, "div", "true_divide", "acos", "asin", "atanh", "acosh", "linalg_norm", "vector_norm"))
+"""Operations whose derivative is not finite everywhere: of these the inputs are looked at while they are at hand."""
 _DIVISIONS = frozenset(("div", "true_divide", "floor_divide", "fmod", "remainder"))
 _SOFTMAX = ("softmax", "scaled_dot_product", "attention")
 
@@ -38,19 +40,19 @@ class Births:
 
     def __init__(self) -> None:
         """Nothing is known yet."""
-        self.forward: list[tuple[Observation, Birth]] = []
-        """Operations of the forward pass that made NaN or Inf from finite inputs, or got it from outside."""
-        self.backward: tuple[Any, Birth] | None = None
-        """The first operation of the backward pass that did, with its knot or site."""
+        self.root: Any = None
+        """The node of the loss, while the backward pass runs."""
+        self._bad_loss: bool | None = None
+        self._forward: list[tuple[Observation, Birth]] = []
+        self._loss: Birth | None = None
+        self._backward: tuple[Any, Birth] | None = None
 
     def look_forward(self, seen: Observation, inputs: Sequence[Any], inputs_of_network: Container[int] = ()) -> None:
         """Judges one operation of the forward pass right after it ran."""
         bad = float(seen.activation.nonfinite)
         if not bad or (seen.operation.name in _MASKING and bad == float(seen.activation.masked)):
             return
-        if self.forward and len(self.forward) >= 8:
-            return
-        given = [x for x in _flat(inputs) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+        given = numbers(inputs)
         sick = next((x for x in given if _nonfinite(x) and not _is_mask(x, seen)), None)
         if sick is None:
             birth = Birth("forward", "", seen.operation.name, *explain(seen.operation.name, given), seen.model)
@@ -58,26 +60,102 @@ class Births:
             birth = Birth("forward", "", "parameter", f"its weight holds {_count(sick)}", {}, seen.model)
         elif sick.grad_fn is None or id(sick) in inputs_of_network:
             birth = Birth("forward", "input", "input", f"the batch holds {_count(sick)}", {}, seen.model)
-        elif self.forward:
+        elif self._forward:
             return  # it only hands on what another one made
         else:
             made = of_node(sick.grad_fn.name(), has_parameter=False).name
             birth = Birth("forward", "", made, f"what {made} gave holds {_count(sick)}", {}, seen.model)
-        self.forward.append((seen, birth))
+        self._forward.append((seen, birth))
 
-    def first(self, names: Mapping[Observation, str]) -> Birth | None:
-        """The first of the forward pass, by the name of its site."""
-        for seen, birth in self.forward:
-            return birth if birth.site else replace(birth, site=names.get(seen, seen.base))
-        return None
+    def look_at_loss(self, loss: Tensor, known: Container[object]) -> None:
+        """Judges what backward is about to be called on; ``known`` are the nodes of the network."""
+        self.root = loss.grad_fn
+        self._bad_loss = not math.isfinite(float(loss.detach()))
+        if self._bad_loss and not self._forward:
+            self._loss = in_loss(loss, known)
 
     def look_backward(self, place: Any, operation: str, saved: Sequence[Tensor], entering: Sequence[Any]) -> None:
         """Notes that gradients that are not finite left an operation which finite ones had entered."""
-        if self.backward is not None:
+        if self._backward is not None:
             return
         reason, inputs = explain(operation, saved, backward=True)
         largest = max((_largest(g) for g in entering if isinstance(g, Tensor)), default=0.0)
-        self.backward = (place, Birth("backward", "", operation, reason, {**inputs, "largest_gradient": largest}))
+        self._backward = (place, Birth("backward", "", operation, reason, {**inputs, "largest_gradient": largest}))
+
+    def look_at_arrival(self, seen: Observation, nodes: Mapping[Any, Observation]) -> None:
+        """Notes that a gradient which is not finite has come to a site: the first that does tells where it was made.
+
+        ``nodes`` maps nodes of the graph to the sites they are at. It was made in one of the operations that used the
+        site's output, since every site nearer to the loss had a finite gradient.
+        """
+        if self._backward is not None or self._bad_loss:
+            return
+        maker = _user_of(seen, nodes, self.root)
+        if isinstance(maker, Observation):
+            name = maker.operation.name
+            reason, inputs = maker.domain or explain(name, (), backward=True)
+            self._backward = (maker, Birth("backward", "", name, reason, inputs, maker.model))
+        else:
+            reason, inputs = explain(maker, (), backward=True)
+            self._backward = (f"loss:{maker}", Birth("backward", "", maker, reason, inputs, "loss"))
+
+    @property
+    def any(self) -> bool:
+        """Whether anything has been found."""
+        return bool(self._forward) or self._loss is not None or self._backward is not None
+
+    @property
+    def born_backward(self) -> bool:
+        """Whether the first gradient that is not finite has been seen."""
+        return self._backward is not None
+
+    def found(
+        self, names: Mapping[Observation, str], locate: Callable[[Any], tuple[str, str]] | None = None
+    ) -> Birth | None:
+        """The first birth that made the loss or a gradient NaN or Inf, by the name of its site.
+
+        ``locate`` gives model and site of a place that is neither an observation nor a name.
+        """
+        if self._bad_loss is not False and self._forward:
+            seen, birth = self._forward[0]
+            return birth if birth.site else replace(birth, site=names.get(seen, seen.base))
+        if self._bad_loss or self._backward is None:
+            return self._loss
+        place, birth = self._backward
+        if isinstance(place, Observation):
+            return replace(birth, site=names.get(place, place.base))
+        if isinstance(place, str) or locate is None:
+            return replace(birth, site=str(place))
+        model, site = locate(place)
+        return replace(birth, site=site, model=model)
+
+
+def _user_of(seen: Observation, nodes: Mapping[Any, Observation], root: Any) -> Observation | str:
+    """The site, or the name of the operation, nearest above a site in the graph below ``root``."""
+    above: dict[Any, list[Any]] = {}
+    stack, met = [root], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        for target, _ in node.next_functions:
+            above.setdefault(target, []).append(node)
+            stack.append(target)
+    queue = deque(node for node, at in nodes.items() if at is seen)
+    risky: list[Observation] = []
+    plain: list[Observation | str] = []
+    while queue:
+        for node in above.get(queue.popleft(), ()):
+            at = nodes.get(node)
+            operation = of_node(node.name(), has_parameter=False)
+            if at is not None:
+                (risky if at.domain is not None else plain).append(at)
+            elif operation.cause == "reshaping":
+                queue.append(node)
+            else:
+                plain.append(operation.name)
+    return next(iter((*risky, *plain)), "loss")
 
 
 def saved_tensors(node: Any) -> list[Tensor]:
@@ -155,6 +233,11 @@ def _at_the_edge(operation: str, kept: Sequence[Tensor]) -> bool:
     if operation in _DIVISIONS or operation == "reciprocal":
         return any(bool((x == 0).any()) for x in kept)
     return False
+
+
+def numbers(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among some arguments that hold real or complex numbers."""
+    return [x for x in _flat(values) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
 
 
 def _largest(x: Tensor) -> float:

@@ -15,6 +15,7 @@ from torch import nn
 
 from gradiometer.measures import Scalar, resolve
 from gradiometer.probe import graph, intercept, observation
+from gradiometer.probe.bookkeeper import Bookkeeper
 from gradiometer.probe.losses import Losses
 from gradiometer.probe.notices import check_devices, say
 from gradiometer.probe.parameters import ParameterMeter
@@ -46,6 +47,7 @@ class Probe:
         self._level = level
         self._steps: list[int] = []
         self._losses = Losses()
+        self._bookkeeper = Bookkeeper()
         self._loss_operations: tuple[str, ...] = ()
         self._window = False
         self._window_seen: set[int] = set()
@@ -186,6 +188,8 @@ class Probe:
             for root in self._losses.backward_begins(roots):
                 if self._window:
                     self._loss_operations = graph.loss_operations(root, self.sites.nodes)
+                    if self._level == "full":
+                        self._bookkeeper.begins(root, self.sites)
         except Exception as error:
             self.fault("loss", error)
 
@@ -195,6 +199,7 @@ class Probe:
         if not self.on or self.sites.backward:
             return
         self._in_pass = False
+        self._bookkeeper.ends()
         self.sites.backward_ended(failed)
         if failed:
             self._losses.backward_failed()
@@ -289,6 +294,7 @@ class Probe:
         parameters = self._meter.read() if self._meter is not None else ()
         self._meter = None
         loss_value, scale = resolve([math.nan if loss is None else loss, self._losses.scale])
+        traced = self._bookkeeper.read(self.sites, self.roster, scale)
         reading = Reading(
             step=step,
             optimizer=number,
@@ -300,6 +306,9 @@ class Probe:
             sites=observation.read(self.sites.observations, scale),
             parameters=parameters,
             loss_operations=self._loss_operations,
+            ledger=traced.ledger,
+            recurrences=traced.recurrences,
+            birth=traced.birth,
         )
         self._sink.add_reading(reading)
         if not math.isfinite(loss_value) and loss is not None:
@@ -312,6 +321,7 @@ class Probe:
         backward = self.sites.backward
         self.sites = SiteTracker(self.roster.paths, self.fault)
         self.sites.backward = backward
+        self._bookkeeper.opens(self.sites)
         self._renew()
         intercept.open_window(self)
 

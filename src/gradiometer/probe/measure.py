@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gradiometer.errors import InputError
 from gradiometer.probe import graph, intercept, observation
-from gradiometer.probe.births import Births
 from gradiometer.probe.ledger import CallLog, Tracing
 from gradiometer.probe.outputs import tensors
 from gradiometer.probe.roster import Roster
@@ -86,8 +85,8 @@ class _Measurement:
             self.roster.paths.pop(id(loss), None)
         self.sites = SiteTracker(self.roster.paths, self._fault)
         self.sites.log = self._log = CallLog()
-        self.sites.births = self._births = Births()
-        self.sites.propagation = True
+        self._births = self.sites.births
+        self.sites.propagation = self.sites.may_wait = True
         self._model, self._targets, self._loss = model, _copied(targets), loss
         self._leaves: list[Tensor] = []
         self._inputs: list[Tensor] = []
@@ -123,9 +122,10 @@ class _Measurement:
             outputs = self._forward()
             loss = self._loss_of(outputs)
             self._check(loss)
-            tracing = Tracing(loss, self._log, self._births, [x.grad_fn for x in self._inputs])
+            tracing = Tracing(loss, self._log, self._births, self.sites.guarded, [x.grad_fn for x in self._inputs])
             trained = [p for p in self._model.parameters() if p.requires_grad]
             loss_operations = graph.loss_operations(loss, self.sites.nodes)
+            self._births.look_at_loss(loss, self.sites.nodes)
             tracing.install()
             try:
                 gradients = intercept.grad(loss, [*trained, *self._leaves], allow_unused=True)

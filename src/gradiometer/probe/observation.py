@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ class Observation:
         "activation",
         "base",
         "correlation",
+        "domain",
         "gates",
         "gradient",
         "gradients",
@@ -67,6 +69,8 @@ class Observation:
         self.gradient: Moments | None = None
         self.gradients = 0
         self.gates = False
+        self.domain: tuple[str, dict[str, Any]] | None = None
+        """Of an operation that is not finite everywhere, what its inputs were like."""
         self.offset: Scalar | None = None
         self.correlation: Scalar | None = None
         self.wants_gradient = False
@@ -131,7 +135,8 @@ def _without_unused(observations: list[Observation]) -> list[Observation]:
 
 def _scalars(seen: Observation) -> list[Scalar]:
     gradient = seen.gradient or Moments(0, 0.0, 0.0, 0.0, 0.0)
-    return [*seen.activation[1:], seen.zeros, seen.saturation or 0.0, gradient.squares, gradient.nonfinite]
+    examples = (seen.offset or 0.0, seen.correlation or 0.0)
+    return [*seen.activation[1:], seen.zeros, seen.saturation or 0.0, gradient.squares, gradient.nonfinite, *examples]
 
 
 def _dead_masks(groups: list[list[Observation]]) -> list[np.ndarray | None]:
@@ -154,12 +159,14 @@ def _merge(
     first = group[0]
     squares = total = nonfinite = masked = zero = saturation = grad_squares = grad_nonfinite = 0.0
     count = arrivals = grad_count = 0
+    examples: list[tuple[float, float]] = []
     for seen in group:
-        row = [next(values) for _ in range(8)]  # as many as `_scalars` gives
+        row = [next(values) for _ in range(10)]  # as many as `_scalars` gives
         n = seen.activation.count
         squares, total, nonfinite, masked = squares + row[0], total + row[1], nonfinite + row[2], masked + row[3]
         zero, saturation = zero + row[4] * n, saturation + row[5] * n
         grad_squares, grad_nonfinite = grad_squares + row[6], grad_nonfinite + row[7]
+        examples.append((row[8], row[9]))
         count += n
         if seen.gradient is not None:
             arrivals += 1
@@ -184,6 +191,6 @@ def _merge(
         grad_rms=math.sqrt(grad_squares / max(grad_count - grad_nonfinite, 1)) / loss_scale if arrivals else None,
         grad_nonfinite=int(grad_nonfinite),
         gates=first.gates,
-        offset=None if first.offset is None else float(first.offset),
-        correlation=None if first.correlation is None else float(first.correlation),
+        offset=None if first.offset is None else examples[0][0],
+        correlation=None if first.correlation is None else examples[0][1],
     )

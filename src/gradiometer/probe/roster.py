@@ -68,6 +68,11 @@ class Roster:
         """``id(parameter)`` to its name."""
         return {key: name for key, (_, name) in self._names.items()}
 
+    @property
+    def trained(self) -> set[int]:
+        """``id`` of the parameters that should get a gradient."""
+        return {id(p) for model in self.models.values() for p in model.parameters() if p.requires_grad}
+
     def meter(self, number: int) -> ParameterMeter:
         """The meter of one optimizer, kept for as long as its parameters are the same tensors in the same memory."""
         count = sum(len(group["params"]) for o in self.optimizers for group in o.param_groups)

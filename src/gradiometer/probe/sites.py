@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_
 from torch.utils.checkpoint import CheckpointFunction
 
 from gradiometer.measures import moments, resolve
-from gradiometer.probe.births import Births
+from gradiometer.probe import births
 from gradiometer.probe.ledger.calls import CallLog, is_composite, number_of_next_node
 from gradiometer.probe.observation import Observation
 from gradiometer.probe.operations import Operation, is_leaf, is_opaque, of_function, of_module, of_view
@@ -49,9 +49,10 @@ class SiteTracker:
         self.foreign = 0  # depth of torch.autograd.grad, whose gradients are not those of the training
         self.on = True
         self.log: CallLog | None = None  # set where a ledger is kept
-        self.births = Births()
+        self.births = births.Births()
         self.network_inputs: set[int] = set()  # id of the tensors that go in
         self.propagation = False  # whether offset and correlation are measured
+        self.may_wait = False  # whether values may be read from an accelerator in the middle of a step
         self._paths = paths
         self._fault = fault
         self._nodes: dict[object, Observation] = {}
@@ -112,10 +113,9 @@ class SiteTracker:
             self._leaf -= leaf
             self._stack.pop()
         if self.on and not self._leaf:
-            self._guarded("module", self._returned, module, args, output, place, leaf, before, version)
-            self._guarded("births", self._look_for_births, before, args, module)
+            self.guarded("module", self._returned, module, args, output, place, leaf, before, version)
             if self.log is not None and not self.backward:
-                self._guarded("ledger", self._note_module, self.log, start, module, args, output, place, leaf, before)
+                self.guarded("ledger", self._note_module, self.log, start, module, args, output, place, leaf, before)
         return output
 
     def _opaque(self, original: Call, module: nn.Module, args: Any, kwargs: Any, place: tuple[str, str] | None) -> Any:
@@ -131,7 +131,7 @@ class SiteTracker:
         finally:
             self._leaf -= 1
         if recording and self.on and place is not None:
-            self._guarded("module", self._returned, module, args, output, place, True, len(self.observations), None)
+            self.guarded("module", self._returned, module, args, output, place, True, len(self.observations), None)
         return output
 
     def _returned(
@@ -150,11 +150,13 @@ class SiteTracker:
         operation = self._judged(of_module(module))
         # A module that is in no model under watch (one made on the fly) goes by the place that called it.
         base = place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
+        seen = len(self.observations)
         for suffix, y in tensors(output):
             in_place = version is not None and y is args[0] and _version(args) != version
             passed_on = any(y is a for a in args) and not in_place
             if measurable(y) and not passed_on:
                 self._observe(place, base + suffix, operation, y)
+        self._look_for_births(seen, args, module)
 
     def _note_module(
         self,
@@ -206,6 +208,8 @@ class SiteTracker:
             operation = self._judged(operation)
             self._look(operation, args, output)
             self._look_for_births(before, args)
+            if operation.name in births.RISKY and len(self.observations) > before:
+                self.observations[-1].domain = births.explain(operation.name, births.numbers(args), backward=True)
         if self.log is not None and self._stack and not self.backward:
             known = operation or self._judged(of_view(function))
             seen = self.observations[before] if len(self.observations) > before else None
@@ -217,7 +221,7 @@ class SiteTracker:
         """Asks where a NaN or Inf came from while the inputs are at hand; on an accelerator only where one may wait."""
         for seen in self.observations[before:]:
             bad = seen.activation.nonfinite
-            if bad if isinstance(bad, float) else self.propagation and float(bad):
+            if bad if isinstance(bad, float) else self.may_wait and float(bad):
                 weights = module.parameters() if module is not None else ()
                 self.births.look_forward(seen, (*args, *weights), self.network_inputs)
 
@@ -280,9 +284,15 @@ class SiteTracker:
         # A hook on the tensor sits at its node of the graph, and stays there when the tensor is changed in place.
         def arrived(gradient: Tensor) -> None:
             if self.on and not self.foreign:
-                self._guarded("gradient", seen.arrived, gradient)
+                self.guarded("gradient", self._arrived, seen, gradient)
 
         self._handles.append((seen, y.register_hook(arrived)))
+
+    def _arrived(self, seen: Observation, gradient: Tensor) -> None:
+        seen.arrived(gradient)
+        bad = seen.gradient.nonfinite if seen.gradient is not None else 0.0
+        if isinstance(bad, float) and bad:
+            self.births.look_at_arrival(seen, self._nodes)
 
     def _recomputed(self, base: str | None, operation: Operation, y: Tensor) -> None:
         """Hooks what a reentrant checkpoint computes again: its first pass had no graph to hook.
@@ -307,6 +317,7 @@ class SiteTracker:
     def backward_ended(self, failed: bool = False) -> None:
         """Ends the pass, or drops one that failed: what is called from here on is numbered anew."""
         self._nodes.clear()
+        self.births.root = None
         if failed:
             del self.observations[self._earlier :]
         else:
@@ -319,6 +330,7 @@ class SiteTracker:
         A generator's output is made before the step of the critic, and its gradient comes after.
         """
         self.observations = [s for s in self.observations if s.wants_gradient and s.gradient is None]
+        self.births = births.Births()
         self._remove([(s, handle) for s, handle in self._handles if s.gradient is not None])
         self._handles = [(s, handle) for s, handle in self._handles if s.gradient is None]
         self.passes, self._earlier, self.inside = 0, len(self.observations), 0.0
@@ -336,7 +348,8 @@ class SiteTracker:
         for _, handle in handles:
             handle.remove()
 
-    def _guarded(self, where: str, act: Callable[..., None], *args: Any) -> None:
+    def guarded(self, where: str, act: Callable[..., None], *args: Any) -> None:
+        """Does something of ours beside the training; a fault in it switches the instrument off and goes no further."""
         start = perf_counter()
         try:
             # Our own operations are not to be seen by the mode, nor by anybody else's.
@@ -352,7 +365,7 @@ class SiteTracker:
         start = number_of_next_node()
         output = function(*args, **(kwargs or {}))
         if self.on and not self._leaf:
-            self._guarded("operation", self.called, function, args, output, start)
+            self.guarded("operation", self.called, function, args, output, start)
         return output
 
 

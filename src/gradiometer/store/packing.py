@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gradiometer.records import Parameter, ParameterReading, Reading, Site, SiteReading
+from gradiometer.store.ledgers import from_plain, to_plain
 
 _ABSENT = -1.0  # stands for None in a column whose values are never negative
 _SITE_NUMBERS = ("passes", "rms", "mean", "nonfinite", "masked", "zeros", "saturation", "units", "examples", "dead",
@@ -42,6 +43,8 @@ def pack(reading: Reading, number: Callable[[Identity], int]) -> bytes:
         "masks": {i: row.dead_mask.hex() for i, row in enumerate(reading.sites) if row.dead_mask},
         "parameters": [number(row.parameter) for row in reading.parameters],
         "units": [len(row.unit_data) for row in reading.parameters],
+        "examples": {i: (row.offset, row.correlation) for i, row in enumerate(reading.sites) if row.offset is not None},
+        **to_plain(reading),
     }
     text = json.dumps(head).encode()
     body = [
@@ -83,6 +86,8 @@ def unpack(data: bytes, identities: Mapping[int, Identity]) -> Reading:
             site = Site(f"site {number} (its name is lost)", "unknown", "unknown")
         row = {name: column[i] for name, column in site_columns.items()}
         mask = bytes.fromhex(head["masks"].get(str(i), ""))
+        offset, correlation = head.get("examples", {}).get(str(i), (None, None))
+        row |= {"offset": offset, "correlation": correlation}
         sites.append(SiteReading(site=site, shape=tuple(head["shapes"][i]), dead_mask=mask, **row))
     parameters, start = [], 0
     for i, number in enumerate(head["parameters"]):
@@ -104,6 +109,7 @@ def unpack(data: bytes, identities: Mapping[int, Identity]) -> Reading:
         sites=tuple(sites),
         parameters=tuple(parameters),
         loss_operations=tuple(head["loss_operations"]),
+        **from_plain(head),
     )
 
 

@@ -52,8 +52,8 @@ class Sent(NamedTuple):
 class Flow:
     """Measures one backward pass over a layout."""
 
-    def __init__(self, layout: Layout, guard: Callable[..., None] | None = None) -> None:
-        """``guard(act, *args)`` calls what a hook does."""
+    def __init__(self, layout: Layout, guard: Callable[..., None]) -> None:
+        """``guard(where, act, *args)`` calls what a hook has to do."""
         self.layout = layout
         self.arrivals: dict[Key, dict[Group | None, Arrival]] = {}
         self.entering: dict[Key, tuple[Scalar, int]] = {}
@@ -85,11 +85,8 @@ class Flow:
 
     def _hook(self, knot: Knot) -> Callable[[Any, Any], None]:
         def fired(leaving: tuple[Any, ...], entering: tuple[Any, ...]) -> None:
-            if self._guard is not None:
-                self._guard(self._fired, knot, leaving, entering)
-            else:
-                with torch._C.DisableTorchFunction(), torch.no_grad():
-                    self._fired(knot, leaving, entering)
+            with torch.no_grad():  # a gradient of gradients is none of ours
+                self._guard("ledger", self._fired, knot, leaving, entering)
 
         return fired
 

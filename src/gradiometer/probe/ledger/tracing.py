@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from gradiometer.probe.births import Births, in_loss, saved_tensors
+from gradiometer.probe.births import Births, saved_tensors
 from gradiometer.probe.ledger import recurrence
 from gradiometer.probe.ledger.accounts import Accounts
 from gradiometer.probe.ledger.calls import CallLog
@@ -18,16 +19,43 @@ from gradiometer.probe.ledger.flow import Flow
 from gradiometer.probe.ledger.knots import Knot, Layout, parameters_below
 from gradiometer.probe.nodes import of_node
 from gradiometer.probe.observation import Observation
-from gradiometer.records import Birth, Ledger, Recurrence
+from gradiometer.records import Birth, Ledger, LedgerRow, Recurrence
+
+_EMPTY = Ledger()
 
 
 @dataclass(frozen=True)
 class Traced:
     """What a traced pass comes to."""
 
-    ledger: Ledger
-    recurrences: tuple[Recurrence, ...]
-    birth: Birth | None
+    ledger: Ledger = _EMPTY
+    recurrences: tuple[Recurrence, ...] = ()
+    birth: Birth | None = None
+
+    def unscaled(self, scale: float) -> Traced:
+        """The same for the loss before a gradient scaler multiplied it: without that row, and divided by the scale."""
+        rows = self.ledger.rows
+        place = next((i for i, row in enumerate(rows) if row.cause == "loss" and _is_scaling(row, scale)), None)
+        if scale == 1.0 or place is None:
+            return self
+        divided = tuple(_divided(row, scale) for row in rows[place + 1 :])
+        through_time = [replace(r, gradients=tuple(g / scale for g in r.gradients)) for r in self.recurrences]
+        ledger = replace(self.ledger, rows=rows[:place] + divided, end_rms=self.ledger.end_rms / scale)
+        return replace(self, ledger=ledger, recurrences=tuple(through_time))
+
+
+def _is_scaling(row: LedgerRow, scale: float) -> bool:
+    return row.operation == "mul" and abs(row.gain / scale - 1) < 1e-6
+
+
+def _divided(row: LedgerRow, scale: float) -> LedgerRow:
+    return replace(
+        row,
+        grad_rms=row.grad_rms / scale,
+        edges=tuple(replace(e, grad_rms=e.grad_rms / scale) for e in row.edges),
+        branches=tuple(replace(b, grad_norm=b.grad_norm / scale) for b in row.branches),
+        total_without=row.total_without - math.log10(scale),
+    )
 
 
 class Tracing:
@@ -38,8 +66,8 @@ class Tracing:
         loss: Tensor,
         log: CallLog,
         births: Births,
+        guard: Callable[..., None],
         inputs: Sequence[Any] = (),
-        guard: Callable[..., None] | None = None,
     ) -> None:
         """``inputs`` are nodes at which the input enters; see `Flow` for ``guard``."""
         self.layout = Layout(loss, log, inputs)
@@ -51,17 +79,11 @@ class Tracing:
                     self._flow.tied.setdefault(key, set()).update(takers)
         self._births = births
         self._flow.on_fired = self._fired
-        self._known_bad = not math.isfinite(float(loss.detach())) if loss.device.type == "cpu" else None
-        self._born_in_loss = self._look_into_loss(loss) if self._known_bad and not births.forward else None
         self.install = self._flow.install
         self.remove = self._flow.remove
 
-    def _look_into_loss(self, loss: Tensor) -> Birth | None:
-        network = {k.node for k in self.layout.knots if k.group is None or k.group.operation.cause != "loss"}
-        return in_loss(loss, network)
-
     def _fired(self, knot: Knot, entering: tuple[Any, ...], went: list[Any], came: list[Any]) -> None:
-        if self._births.backward is not None or all(math.isfinite(float(v)) for v in went):
+        if self._births.born_backward or all(math.isfinite(float(v)) for v in went):
             return
         if all(math.isfinite(float(v)) for v in came):
             group = knot.group
@@ -87,29 +109,19 @@ class Tracing:
         return Traced(
             ledger=accounts.ledger(starved(self.layout.log.cuts, self.layout, trained)),
             recurrences=tuple(r for r in found if r is not None),
-            birth=self._birth(accounts, names),
+            birth=self._births.found(names, partial(self._locate, accounts)),
         )
 
     def _look_at_parameters(self, bad: set[int]) -> None:
         """A gradient may also become NaN or Inf on its last step, into a parameter, while the signal stays finite."""
-        for knot in reversed(self.layout.knots) if bad and self._births.backward is None else ():
+        for knot in reversed(self.layout.knots) if bad and not self._births.born_backward else ():
             if knot.group is not None and any(id(p) in bad for p in parameters_below(knot)):
                 self._births.look_backward(knot, knot.group.operation.name, [], [])
                 return
 
-    def _birth(self, accounts: Accounts, names: Mapping[Observation, str]) -> Birth | None:
-        births = self._births
-        if self._known_bad is not False and births.forward:
-            return births.first(names)
-        if self._known_bad:
-            return self._born_in_loss
-        if births.backward is None:
-            return None
-        knot, birth = births.backward
-        if knot.group in accounts.names:
-            return replace(birth, site=accounts.names[knot.group], model=knot.group.model)
+    def _locate(self, accounts: Accounts, knot: Knot) -> tuple[str, str]:
+        group = knot.group
+        if group in accounts.names:
+            return group.model, accounts.names[group]
         call = self.layout.log.call_of(knot.number)
-        scope = self.layout.log.scope_of(knot.number)
-        return replace(
-            birth, site=call.base if call else f"{scope.path}:{birth.operation}" if scope else birth.operation
-        )
+        return (call.model, call.base) if call is not None else ("", of_node(knot.node.name(), True).name)

@@ -1,0 +1,67 @@
+"""What is kept of a watched step beside its sites: now and then a ledger, and where a NaN came from."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gradiometer.measures import Scalar
+from gradiometer.probe import observation
+from gradiometer.probe.ledger import CallLog, Traced, Tracing
+from gradiometer.probe.roster import Roster
+from gradiometer.probe.sites import SiteTracker
+
+SELDOM = 50
+"""Readings after which a ledger is kept at the latest; before that with readings number 0, 2, 4, 8, 16, 32.
+
+A ledger costs a few times what the sites of a step cost. What it says, which operation takes the gradient, changes
+slowly, and most early in training.
+"""
+
+
+class Bookkeeper:
+    """Keeps ledgers of some of the steps that are sampled anyway.
+
+    The calls of one window are logged as they run. The first backward of a step is traced. Hooks are gone when it ends.
+    """
+
+    def __init__(self) -> None:
+        """The first reading gets a ledger."""
+        self._readings = 0
+        self._due = 0
+        self._tracing: Tracing | None = None
+        self._active = False
+
+    def opens(self, sites: SiteTracker) -> None:
+        """A window opens: decides whether the calls in it are logged."""
+        self._tracing = None
+        if self._readings >= self._due:
+            sites.log = CallLog()
+            sites.propagation = True
+
+    def begins(self, root: Tensor, sites: SiteTracker) -> None:
+        """A backward pass begins from this loss."""
+        if root.device.type == "cpu" and root.numel() == 1:
+            sites.births.look_at_loss(root, sites.nodes)
+        if sites.log is not None and self._tracing is None and root.grad_fn is not None:
+            self._tracing = Tracing(root, sites.log, sites.births, sites.guarded)
+            self._tracing.install()
+            self._active = True
+
+    def ends(self) -> None:
+        """That backward pass has ended, or failed."""
+        if self._active and self._tracing is not None:
+            self._tracing.remove()
+        self._active = False
+
+    def read(self, sites: SiteTracker, roster: Roster, scale: Scalar) -> Traced:
+        """The ledger of the step that ends, empty if none was kept."""
+        tracing, self._tracing = self._tracing, None
+        self._readings += 1
+        if tracing is None and not sites.births.any:
+            return Traced()
+        names = observation.names(sites.observations)
+        if tracing is None:
+            return Traced(birth=sites.births.found(names))
+        self._due = min(max(2, 2 * (self._readings - 1)), self._readings - 1 + SELDOM)
+        traced = tracing.read(names, roster.parameter_names, roster.trained)
+        return traced.unscaled(float(scale))

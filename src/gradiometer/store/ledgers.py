@@ -1,0 +1,57 @@
+"""A ledger as plain lists and back, for the text part of a packed reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from gradiometer.records import Birth, Branch, Edge, Ledger, LedgerRow, Reading, Recurrence
+
+_COLUMNS = tuple(field.name for field in fields(LedgerRow))
+
+
+def to_plain(reading: Reading) -> dict[str, Any]:
+    """Ledger, recurrences and birth of a reading, as far as there are any; numbers may be NaN or infinite."""
+    out: dict[str, Any] = {}
+    if reading.ledger:
+        ledger = reading.ledger
+        rows = {name: [_value(getattr(row, name)) for row in ledger] for name in _COLUMNS}
+        out["ledger"] = {"end": ledger.end, "end_rms": ledger.end_rms, "rows": rows}
+    if reading.recurrences:
+        out["recurrences"] = [asdict(r) for r in reading.recurrences]
+    if reading.birth is not None:
+        out["birth"] = asdict(reading.birth)
+    return out
+
+
+def from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_plain` was given, as fields of a reading."""
+    out: dict[str, Any] = {}
+    if "ledger" in data:
+        columns = data["ledger"]["rows"]
+        # A column that this version does not know is left out, one that is missing keeps its default.
+        known = [name for name in _COLUMNS if name in columns]
+        rows = (dict(zip(known, values, strict=True)) for values in zip(*(columns[n] for n in known), strict=True))
+        out["ledger"] = Ledger(tuple(_row(row) for row in rows), data["ledger"]["end"], data["ledger"]["end_rms"])
+    if "recurrences" in data:
+        out["recurrences"] = tuple(_recurrence(r) for r in data["recurrences"])
+    if "birth" in data:
+        out["birth"] = Birth(**data["birth"])
+    return out
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [[getattr(part, name) for name in part.__slots__] for part in value]
+    return value
+
+
+def _row(row: dict[str, Any]) -> LedgerRow:
+    row["edges"] = tuple(Edge(*values) for values in row.get("edges", ()))
+    row["branches"] = tuple(Branch(*values) for values in row.get("branches", ()))
+    return LedgerRow(**row)
+
+
+def _recurrence(data: dict[str, Any]) -> Recurrence:
+    return Recurrence(**data | {"gradients": tuple(data["gradients"]), "gains": tuple(data["gains"])})
