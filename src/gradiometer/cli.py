@@ -94,6 +94,34 @@ def _summarize(script: str, recorded: gm.Run | None) -> None:
 
 
 @main.command()
+@click.argument("place", metavar="FILE:FUNCTION")
+@click.option("--all", "everything", is_flag=True, help="Show every operation, also beside the main path.")
+@click.option("--signal", is_flag=True, help="Show the signal on its way forward as well.")
+@_json
+def measure(place: str, everything: bool, signal: bool, as_json: bool) -> None:
+    """Print what every operation does to the gradient, from the loss to the input.
+
+    FUNCTION, without arguments, returns a model, a batch (inputs, targets) and a loss function. One forward and one
+    backward pass is taken; nothing is trained.
+    """
+    from gradiometer.integrations.factory import setup_of
+    from gradiometer.report import propagation, waterfall
+
+    def work() -> None:
+        reading = gm.measure(*setup_of(place))
+        if as_json:
+            _print_json(reading.to_dict())
+            return
+        console = _console()
+        waterfall.show(console, reading, everything=everything)
+        if signal:
+            console.print()
+            propagation.show(console, reading)
+
+    _or_exit(work, as_json=as_json)
+
+
+@main.command()
 @click.argument("which", metavar="[RUN]", required=False)
 @_out
 @_json

@@ -135,8 +135,9 @@ def _without_unused(observations: list[Observation]) -> list[Observation]:
 
 def _scalars(seen: Observation) -> list[Scalar]:
     gradient = seen.gradient or Moments(0, 0.0, 0.0, 0.0, 0.0)
-    examples = (seen.offset or 0.0, seen.correlation or 0.0)
-    return [*seen.activation[1:], seen.zeros, seen.saturation or 0.0, gradient.squares, gradient.nonfinite, *examples]
+    # Not `or 0.0`, which would ask a tensor on an accelerator for its value.
+    optional = [0.0 if v is None else v for v in (seen.saturation, seen.offset, seen.correlation)]
+    return [*seen.activation[1:], seen.zeros, gradient.squares, gradient.nonfinite, *optional]
 
 
 def _dead_masks(groups: list[list[Observation]]) -> list[np.ndarray | None]:
@@ -164,8 +165,8 @@ def _merge(
         row = [next(values) for _ in range(10)]  # as many as `_scalars` gives
         n = seen.activation.count
         squares, total, nonfinite, masked = squares + row[0], total + row[1], nonfinite + row[2], masked + row[3]
-        zero, saturation = zero + row[4] * n, saturation + row[5] * n
-        grad_squares, grad_nonfinite = grad_squares + row[6], grad_nonfinite + row[7]
+        zero, saturation = zero + row[4] * n, saturation + row[7] * n
+        grad_squares, grad_nonfinite = grad_squares + row[5], grad_nonfinite + row[6]
         examples.append((row[8], row[9]))
         count += n
         if seen.gradient is not None:

@@ -81,6 +81,16 @@ class LedgerRow:
         """The same of Euclidean norms, which a change of width or resolution leaves as they are."""
         return self.log10_gain + 0.5 * math.log10(self.elements_out / self.elements)
 
+    @property
+    def change(self) -> float:
+        """Decades by which the row changes the gradient, seen kindly: of rms and norm whichever changes less.
+
+        Where an operation changes the number of elements the two differ; a weight that keeps the one, the other,
+        or something in between (Glorot) is as it should be.
+        """
+        low, high = sorted((self.log10_gain, self.log10_norm_gain))
+        return 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Ledger(Sequence[LedgerRow]):
@@ -120,15 +130,21 @@ class Ledger(Sequence[LedgerRow]):
     def ranked(self) -> list[LedgerRow]:
         """The rows of the network, the one that changes the gradient most first.
 
-        Compared are norms, since a change of size is no loss. On the main path the measure is ``|log10 gain|``; off
-        it, where gains differ by what an operation is (the derivative of a softmax), it is the distance from
-        the median of the same operations. The loss, pooling, views and the lookup of an embedding are what they are
+        On the main path the measure is `LedgerRow.change`; off it, where gains differ by what an operation is (the
+        derivative of a softmax), it is the distance from the median of the same operations. The loss, pooling, views and the lookup of an embedding are what they are
         and rank last, unless they let nothing pass. A normalization that takes back what the weights before it
         have done (they are scale-free together) ranks by what is left.
         """
-        scores = _scores(self.rows)
+        scores = self.scores()
         order = sorted(range(len(self.rows)), key=lambda i: -scores[i])
         return [self.rows[i] for i in order]
+
+    def scores(self) -> list[float]:
+        """Decades by which each row changes the gradient and should not, in the order of the rows; see `ranked`.
+
+        Negative for what is not judged, infinite for what lets nothing pass.
+        """
+        return _scores(self.rows)
 
     @overload
     def __getitem__(self, index: int) -> LedgerRow: ...
@@ -217,7 +233,7 @@ def _scores(rows: Sequence[LedgerRow]) -> list[float]:
         elif not row.main:
             out.append(abs(change - middle[row.operation]))
         else:
-            out.append(abs(change))
+            out.append(row.change)
         if row.main and row.cause == "normalization":
             above = change
         elif row.main and row.cause == "weights":

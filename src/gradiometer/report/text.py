@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradiometer.records import Diagnosis, Finding, Reading, Run, SiteReading
+from gradiometer.report.terminal import blocks, present
 
 ROWS = 14
 """Layers drawn of one model; of deeper ones evenly spread layers, the first and the last among them."""
@@ -17,19 +18,11 @@ ROWS = 14
 _BAR = 40
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 _VERDICTS = {True: "bold green", False: "bold red", None: "bold yellow"}
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def show(console: Console, diagnosis: Diagnosis, run: Run | None = None) -> None:
     """Prints a diagnosis, and of a run the picture of its newest reading that has gradients."""
-    if console.encoding.lower().startswith("utf"):
-        console.print(render(diagnosis, run))
-        return
-    # A terminal that knows no other characters gets plain ones, and never an error in place of a diagnosis.
-    with console.capture() as captured:
-        console.print(render(diagnosis, run, plain=True))
-    text = captured.get().replace("·", "-")
-    console.file.write(text.encode(console.encoding, "replace").decode(console.encoding))
+    present(console, lambda plain: render(diagnosis, run, plain=plain))
 
 
 def render(diagnosis: Diagnosis, run: Run | None = None, *, plain: bool = False) -> RenderableType:
@@ -137,7 +130,7 @@ def _bar(value: float, widest: float, plain: bool) -> Text:
     elif value > 0:  # growth looks different from loss, also without colours
         bar = "░" * round(length) or "▏"
     else:
-        bar = "█" * int(length) + _EIGHTHS[int(length % 1 * 8)].strip() or "▏"
+        bar = blocks(length) or "▏"
     style = "green" if abs(value) < 1 else "yellow" if abs(value) < 3 else "red"
     return Text(bar, style=style)
 

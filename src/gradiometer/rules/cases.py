@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
-from gradiometer.records import Cause, Parameter, ParameterReading, Reading, Site, SiteReading
+from gradiometer.records import Cause, Ledger, LedgerRow, Parameter, ParameterReading, Reading, Site, SiteReading
 from gradiometer.rules.base import Patient
 
 Loss = Literal["learning", "stalled", "unknown"]
@@ -64,7 +65,29 @@ def parameter(name: str, ratio: float, weight: float = 1.0) -> ParameterReading:
 def reading(sites: Sequence[SiteReading], parameters: Sequence[ParameterReading] = (), step: int = 0) -> Reading:
     """A reading of one pass, with cross-entropy behind the last site."""
     operations = ("nll_loss", "log_softmax")
-    return Reading(step, 0, float(step), 2.3, 1.0, "full", 1, tuple(sites), tuple(parameters), operations)
+    ledger = _ledger(sites)
+    return Reading(step, 0, float(step), 2.3, 1.0, "full", 1, tuple(sites), tuple(parameters), operations, ledger)
+
+
+def _ledger(sites: Sequence[SiteReading]) -> Ledger:
+    """That of a plain chain, down to the gradient that enters its first operation."""
+    rows = []
+    for before, row in reversed(list(pairwise(sites))):
+        if not row.grad_rms or before.grad_rms is None:
+            break
+        rows.append(
+            LedgerRow(
+                site=row.name,
+                operation=row.site.operation,
+                cause=row.site.cause,
+                gain=before.grad_rms / row.grad_rms,
+                log10_gain=math.log10(before.grad_rms / row.grad_rms) if before.grad_rms else -math.inf,
+                grad_rms=row.grad_rms,
+                elements=math.prod(row.shape),
+                elements_out=math.prod(before.shape),
+            )
+        )
+    return Ledger(tuple(rows), sites[0].name, sites[0].grad_rms or 0.0)
 
 
 def patient(readings: Sequence[Reading], loss: Loss) -> Patient:

@@ -9,7 +9,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from gradiometer.records import Reading, SiteReading
+from gradiometer.records import Reading, Recurrence, SiteReading
+from gradiometer.rules.attribution import NOTHING, Attribution, attribute
 from gradiometer.rules.base import RECENT, Patient
 
 SHALLOWEST = 4
@@ -38,8 +39,8 @@ class Profile:
     """Gradient norms of one model from the input to the output, or from the first time step to the last.
 
     ``decades`` is ``log10`` of the first norm over the last one, without what pooling accounts for; ``least`` is that
-    of the one among the first layers that is nearest to the last ones: rules judge by it. ``by_cause`` splits it by
-    the cause of the operations in between, where the network is a plain chain. ``steepest`` is the share of it that is
+    of the one among the first layers that is nearest to the last ones: rules judge by it. ``attribution`` splits it
+    by the cause of the operations in between, where a ledger was kept; so does ``through_time`` for time steps. ``steepest`` is the share of it that is
     lost between two neighbouring layers.
     """
 
@@ -47,14 +48,26 @@ class Profile:
     layers: tuple[Layer, ...]
     decades: float
     least: float
-    by_cause: dict[str, float]
+    attribution: Attribution
     steepest: float
     step: int
+    through_time: Recurrence | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The first layers: where the gradient arrives too small or too large."""
         return tuple(layer.name for layer in self.layers[: max(2, len(self.layers) // 8)])
+
+    def a_step(self) -> str:
+        """In words, what one time step does to the gradient, and which matrix or gate does it."""
+        found = self.through_time
+        gains = [g for g in found.gains if g > 0] if found is not None else []
+        if found is None or not gains:
+            return ""
+        mean = math.exp(math.fsum(map(math.log, gains)) / len(gains))
+        by = ", ".join(f"{name} {10**d:.2g}" for name, d in found.by.items() if abs(d) >= 0.01)
+        left = f"; after {math.ceil(found.horizon)} steps 1 % is left" if math.isfinite(found.horizon) else ""
+        return f" A step passes on {mean:.2g} of it{f' ({by})' if by else ''}{left}."
 
     def evidence(self) -> dict[str, Any]:
         """The numbers a finding rests on."""
@@ -65,8 +78,7 @@ class Profile:
             "decades_per_layer": self.decades / (len(self.layers) - 1),
             "first_gradient_norm": self.layers[0].norm,
             "last_gradient_norm": self.layers[-1].norm,
-            "decades_by_cause": self.by_cause,
-        }
+        } | self.attribution.evidence()
 
 
 def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
@@ -84,6 +96,11 @@ def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
     if any(row.grad_nonfinite for row in weights):
         return None
     axis, layers = _layers(weights)
+    through_time = max((r for r in reading.recurrences if r.model == model), key=lambda r: r.steps, default=None)
+    if len(layers) < SHALLOWEST and through_time is not None and through_time.steps >= SHORTEST:
+        axis = "time step"
+        steps = enumerate(through_time.gradients, 1)
+        layers = tuple(Layer(f"{through_time.parameter} at step {t}", norm) for t, norm in steps)
     few = max(2, len(layers) // 8)
     first, last = [layer.norm for layer in layers[:few]], [layer.norm for layer in layers[-few:] if layer.norm > 0]
     if len(layers) < SHALLOWEST or not last:
@@ -92,15 +109,15 @@ def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
     pooled = sum(_pooling(a, b) for a, b in pairwise(sites)) if axis == "layer" else 0.0
     drops = [abs(_log_ratio(a.norm, b.norm)) for a, b in pairwise(layers)]
     decades = _log_ratio(layers[0].norm, top) - pooled
-    chain = axis == "layer" and not any(row.site.cause in ("connection", "attention") for row in sites)
     return Profile(
         axis=axis,
         layers=layers,
         decades=decades,
         least=_log_ratio(bottom, top) - pooled,
-        by_cause=_by_cause(sites) if chain else {},
+        attribution=attribute((reading,), model, reading.step) if axis == "layer" else NOTHING,
         steepest=max(drops) / abs(decades) if math.isfinite(max(drops)) and decades else 1.0,
         step=reading.step,
+        through_time=through_time if axis == "time step" else None,
     )
 
 
@@ -132,14 +149,6 @@ def _pooling(a: SiteReading, b: SiteReading) -> float:
     return max(min(math.log10(a.grad_norm / b.grad_norm), 0.0), -0.5 * math.log10(places))
 
 
-def _by_cause(sites: Sequence[SiteReading]) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for a, b in pairwise(sites):
-        if a.grad_norm and b.grad_norm:
-            out[b.site.cause] = out.get(b.site.cause, 0.0) + math.log10(a.grad_norm / b.grad_norm)
-    return out
-
-
 def profiles(patient: Patient, *, vanishing: bool) -> list[Profile]:
     """For each model its profile: the newest, with the median of the decades over the newest readings.
 
@@ -158,6 +167,8 @@ def profiles(patient: Patient, *, vanishing: bool) -> list[Profile]:
         if first is not None and stillborn and math.isfinite(first.least):
             worse = first.least < chosen.least if vanishing else first.least > chosen.least
             chosen = first if worse else chosen
+        if chosen.axis == "layer":
+            chosen = replace(chosen, attribution=attribute(patient.readings, model, chosen.step))
         out.append(chosen)
     return out
 

@@ -38,8 +38,9 @@ def check(patient: Patient) -> list[Finding]:
         severity = "info" if learning or doubtful else "critical" if profile.least >= CRITICAL else "warning"
         first, last = profile.layers[0], profile.layers[-1]
         when = f" at step {profile.step}" if profile.step != patient.last.step else ""
-        growth = {cause: d for cause, d in profile.by_cause.items() if d > 0}
-        cause = max(growth, key=growth.__getitem__) if growth else "unknown"
+        shares = profile.attribution.shares(vanishing=False)
+        cause = next(iter(shares), "unknown")
+        why = f" {profile.attribution.in_words(vanishing=False)}." if shares else ""
         causes = {
             "weights": "weights too large for their layers",
             "normalization": "normalization without residual connections",
@@ -58,7 +59,7 @@ def check(patient: Patient) -> list[Finding]:
                 explanation=(
                     f"The first {profile.axis} receives {10**profile.decades:.0e} times the gradient that the last one "
                     f"gets: it grows by {profile.decades:.1f} decades on the way from {last.name} to {first.name}"
-                    f"{when}. No learning rate fits both ends."
+                    f"{when}.{why}{profile.a_step()} No learning rate fits both ends."
                 ),
                 remedies=_REMEDIES.get(cause if profile.axis == "layer" else "time", _REMEDIES["weights"]),
             )

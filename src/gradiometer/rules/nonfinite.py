@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradiometer.records import Finding, Reading, SiteReading
+from gradiometer.records import Birth, Finding, Reading, SiteReading
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
 
@@ -68,6 +68,9 @@ def _finding(patient: Patient, reading: Reading) -> Finding:
         evidence["first_loss_not_finite_at_step"] = next((s for s, v in patient.losses if not math.isfinite(v)), None)
         evidence["weights"] = len(weights)
         todo = ("a smaller learning rate", "gradient clipping", "every=1 to see the step at which it happens")
+    elif reading.birth is not None:
+        sites, cause, said, todo = _born(reading.birth, when)
+        evidence |= {"direction": reading.birth.direction, **reading.birth.inputs}
     elif forward is not None:
         i = reading.sites.index(forward)
         previous = reading.sites[i - 1] if i else None
@@ -101,6 +104,30 @@ def _finding(patient: Patient, reading: Reading) -> Finding:
         said += f" {when}, while the forward pass and the loss are finite."
         todo = ("eps inside sqrt, norm and division", "gradient clipping does not help: it would be NaN as well")
     return Finding("nonfinite", "critical", sites, evidence, cause, said, todo)
+
+
+def _born(birth: Birth, when: str) -> tuple[tuple[str, ...], str, str, tuple[str, ...]]:
+    """Sites, cause, explanation and what to do, from what was seen of it as it happened."""
+    if birth.operation == "input":
+        return ("input",), birth.reason, f"{_capital(birth.reason)} {when}.", ("check the batch", "drop such examples")
+    said = (
+        f"The first NaN or Inf {when} was made by {birth.site} ({birth.operation}) in the {birth.direction} pass: "
+        f"{birth.reason}."
+    )
+    if birth.direction == "backward":
+        said += " The forward pass and the loss are finite."
+        todo = ("eps inside sqrt, norm and division", "gradient clipping does not help: it would be NaN as well")
+    elif "masked" in birth.reason:
+        todo = ("leave one place of every row unmasked", "set the output of such rows to zero with torch.where")
+    elif "overflow" in birth.reason:
+        todo = ("a smaller learning rate", "normalization or a smaller initialization", "bfloat16 or float32 there")
+    else:
+        todo = ("keep its argument inside the domain (eps, clamp)", "a loss that takes logits", "check the batch")
+    return (birth.site,), birth.reason, said, todo
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _born_backward(reading: Reading) -> tuple[tuple[str, ...], str, str]:

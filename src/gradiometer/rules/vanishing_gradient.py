@@ -28,6 +28,20 @@ ALONE = 0.6
 PATIENCE = 100
 """Steps for which a training whose gradients recover is given time to learn."""
 
+_CAUSES = {
+    "activation": "the derivative of the activations",
+    "weights": "weights too small for their layers",
+    "connection": "gates and sums that let little pass",
+    "attention": "attention that lets little pass",
+}
+_REMEDIES = {
+    "activation": ("ReLU and He initialization", "residual connections", "batch or layer normalization"),
+    "weights": ("He initialization (Xavier for tanh)", "batch or layer normalization", "residual connections"),
+    "normalization": ("normalization inside the residual branch", "residual connections", "He initialization"),
+    "connection": ("a skip connection without a gate", "gates that start open (bias)", "residual connections"),
+    "time": ("a gated cell (LSTM, GRU)", "orthogonal or identity recurrent weights", "shorter sequences"),
+}
+
 RECOVERED = 1.0
 """Decades by which the loss by depth has become less since birth when a training is finding its own way out."""
 
@@ -54,7 +68,7 @@ def _severity(patient: Patient, profile: Profile) -> Severity | None:
     if learning is None:
         # Nothing is known of the loss yet. Where the optimizer makes up for it, or one layer with small weights, whose
         # own steps are then large, takes all of it, the training may well find its way.
-        weights = -profile.by_cause.get("weights", 0.0) >= ALONE * -profile.decades
+        weights = -profile.attribution.by_cause.get("weights", 0.0) >= ALONE * -profile.decades
         one_layer = profile.steepest >= ALONE and weights and profile.least > -math.inf
         doubtful = takes_part(patient) or one_layer or profile.axis != "layer"
         return "info" if doubtful or profile.least > CRITICAL else "critical"
@@ -83,10 +97,9 @@ def _not_yet(patient: Patient, profile: Profile) -> bool:
 
 def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
     first, last = profile.layers[0], profile.layers[-1]
-    losses = {cause: -d for cause, d in profile.by_cause.items() if d < 0}
-    activation = losses.get("activation", 0.0) / sum(losses.values()) if losses else None
+    shares = profile.attribution.shares(vanishing=True)
+    main = next(iter(shares), None)
     when = f" at step {profile.step}" if profile.step != patient.last.step else ""
-    names = sorted({r.site.operation for r in patient.last.sites if r.site.cause == "activation"})
     if profile.decades == -math.inf:
         said = f"No gradient at all reaches {first.name}, while {last.name} gets {last.norm:.1e}."
     else:
@@ -95,18 +108,11 @@ def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
             f"{-profile.decades:.1f} decades lost on the way from {last.name} to {first.name}{when}."
         )
     cause = f"the gradient shrinks from {profile.axis} to {profile.axis}"
-    if activation is not None and profile.decades > -math.inf:
-        by = f"the derivative of the activations ({', '.join(names)})"
-        share = percent(activation)
-        said += f" {share} of what is lost goes in {by}, the rest in the weights." if activation < 1 else ""
-        said += f" All of it goes in {by}." if activation == 1 else ""
-        small = f"weights too small for their layers: {percent(1 - activation)}"
-        cause = f"{by}: {share}" if activation >= 0.5 else small
-    order = ("ReLU and He initialization", "residual connections", "batch or layer normalization")
-    if profile.axis != "layer":
-        order = ("a gated cell (LSTM, GRU)", "orthogonal or identity recurrent weights", "shorter sequences")
-    elif activation is not None and activation < 0.5:
-        order = ("He initialization (Xavier for tanh)", "batch or layer normalization", "residual connections")
+    if main is not None and profile.decades > -math.inf:
+        said += f" {profile.attribution.in_words(vanishing=True)}."
+        cause = f"{_CAUSES.get(main, main)}: {percent(shares[main])}"
+    said += profile.a_step() if profile.decades > -math.inf else ""
+    order = _REMEDIES["time" if profile.axis != "layer" else main if main in _REMEDIES else "activation"]
     return Finding(
         kind="vanishing_gradient",
         severity=severity,

@@ -33,7 +33,7 @@ def from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
         # A column that this version does not know is left out, one that is missing keeps its default.
         known = [name for name in _COLUMNS if name in columns]
         rows = (dict(zip(known, values, strict=True)) for values in zip(*(columns[n] for n in known), strict=True))
-        out["ledger"] = Ledger(tuple(_row(row) for row in rows), data["ledger"]["end"], data["ledger"]["end_rms"])
+        out["ledger"] = Ledger(tuple(_row(dict(row)) for row in rows), data["ledger"]["end"], data["ledger"]["end_rms"])
     if "recurrences" in data:
         out["recurrences"] = tuple(_recurrence(r) for r in data["recurrences"])
     if "birth" in data:
@@ -48,10 +48,15 @@ def _value(value: Any) -> Any:
 
 
 def _row(row: dict[str, Any]) -> LedgerRow:
-    row["edges"] = tuple(Edge(*values) for values in row.get("edges", ()))
-    row["branches"] = tuple(Branch(*values) for values in row.get("branches", ()))
-    return LedgerRow(**row)
+    edges: Any = row.get("edges", ())
+    branches: Any = row.get("branches", ())
+    made: dict[str, Any] = row | {
+        "edges": tuple(Edge(*values) for values in edges),
+        "branches": tuple(Branch(*values) for values in branches),
+    }
+    return LedgerRow(**made)
 
 
 def _recurrence(data: dict[str, Any]) -> Recurrence:
-    return Recurrence(**data | {"gradients": tuple(data["gradients"]), "gains": tuple(data["gains"])})
+    made: dict[str, Any] = data | {"gradients": tuple(data["gradients"]), "gains": tuple(data["gains"])}
+    return Recurrence(**made)
