@@ -181,7 +181,7 @@ def explain(operation: str, inputs: Sequence[Tensor], *, backward: bool = False)
     form = min((x.dtype for x in given), key=lambda t: torch.finfo(t).max)
     limit = torch.finfo(form).max
     facts |= {"format": str(form).removeprefix("torch."), "format_largest": limit}
-    doubted = given[1:] if operation in _DIVISIONS and len(given) > 1 else given
+    doubted = given[1:] if operation in _DIVISIONS else given  # a denominator that is a number is none of these
     facts["zeros"] = sum(int((x == 0).sum()) for x in doubted)
     facts["negative"] = sum(int((x < 0).sum()) for x in doubted if not x.is_complex())
     if operation in _DIVISIONS and facts["zeros"]:

@@ -161,7 +161,7 @@ def _function_name(function: Callable[..., Any]) -> str | None:
     dunder = name.startswith("__") and name.endswith("__")
     name = name.strip("_")
     if dunder:
-        name = {"truediv": "div", "rtruediv": "div", "itruediv": "div", "rmatmul": "matmul", "imatmul": "matmul",
+        name = {"truediv": "div", "rtruediv": "reciprocal", "itruediv": "div", "rmatmul": "matmul", "imatmul": "matmul",
                 "rpow": "pow", "ipow": "pow", "radd": "add", "iadd": "add", "isub": "sub", "rmul": "mul",
                 "imul": "mul"}.get(name, name)  # fmt: skip
     return None if not name or name in _PASSED_OVER or name.startswith(("is_", "has_", "sym_")) else name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
@@ -12,14 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
-from torch.utils.checkpoint import CheckpointFunction
 
-from gradiometer.measures import moments, resolve
 from gradiometer.probe import births
 from gradiometer.probe.ledger.calls import CallLog, is_composite, number_of_next_node
 from gradiometer.probe.observation import Observation
 from gradiometer.probe.operations import Operation, is_leaf, is_opaque, of_function, of_module, of_view
 from gradiometer.probe.outputs import measurable, tensors
+from gradiometer.probe.recompute import checkpointing, first_of
 
 Call = Callable[..., Any]
 _GATING = frozenset(("mul", "lerp", "addcmul", "where"))
@@ -88,7 +86,7 @@ class SiteTracker:
         if is_opaque(module):
             return self._opaque(original, module, args, kwargs, place)
         if not self._stack:
-            if not torch.is_grad_enabled() and not _checkpointing():
+            if not torch.is_grad_enabled() and not checkpointing():
                 return original(module, *args, **kwargs)  # an evaluation is no reading
             with self.looking():
                 return self._inner(original, module, args, kwargs, place)
@@ -208,7 +206,8 @@ class SiteTracker:
             operation = self._judged(operation)
             self._look(operation, args, output)
             self._look_for_births(before, args)
-            if operation.name in births.RISKY and len(self.observations) > before:
+            cheap = isinstance(output, Tensor) and output.device.type == "cpu"
+            if operation.name in births.RISKY and len(self.observations) > before and (cheap or self.may_wait):
                 self.observations[-1].domain = births.explain(operation.name, births.numbers(args), backward=True)
         if self.log is not None and self._stack and not self.backward:
             known = operation or self._judged(of_view(function))
@@ -295,24 +294,11 @@ class SiteTracker:
             self.births.look_at_arrival(seen, self._nodes)
 
     def _recomputed(self, base: str | None, operation: Operation, y: Tensor) -> None:
-        """Hooks what a reentrant checkpoint computes again: its first pass had no graph to hook.
-
-        Segments come back last first, so the call is told by its value, which is the same to the bit. So is an
-        operation between modules, whose place is not known any more (``base`` is ``None``).
-        """
-        if not y.requires_grad or y.grad_fn is None:
-            return
-        waiting = [
-            s for s in self.observations
-            if s.base == (base or s.base) and s.operation == operation
-            and not s.wants_gradient and s.shape == tuple(y.shape)
-        ]  # fmt: skip
-        if len(waiting) > 1 or (waiting and base is None):
-            squares = resolve([moments(y, total=False).squares, *(s.activation.squares for s in waiting)])
-            same = [s for s, v in zip(waiting, squares[1:], strict=True) if v == squares[0]]
-            waiting = same or (waiting[-1:] if base else [])
-        if waiting:
-            self._hook(waiting[0], y)
+        """Hooks what a reentrant checkpoint computes again: its first pass had no graph to hook."""
+        if y.requires_grad and y.grad_fn is not None:
+            seen = first_of(self.observations, base, operation, y)
+            if seen is not None:
+                self._hook(seen, y)
 
     def backward_ended(self, failed: bool = False) -> None:
         """Ends the pass, or drops one that failed: what is called from here on is numbered anew."""
@@ -380,16 +366,6 @@ class _Functions(TorchFunctionMode):
         if is_compiling():  # a compiled function among ours would have the instrument in its graph
             return func(*args, **(kwargs or {}))
         return self._tracker.function(func, args, kwargs)
-
-
-def _checkpointing() -> bool:
-    """Whether this is the first pass of a reentrant checkpoint, which has gradients off as an evaluation has them."""
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_code is CheckpointFunction.forward.__code__:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _version(args: Any) -> int | None:

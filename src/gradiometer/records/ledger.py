@@ -131,9 +131,9 @@ class Ledger(Sequence[LedgerRow]):
         """The rows of the network, the one that changes the gradient most first.
 
         On the main path the measure is `LedgerRow.change`; off it, where gains differ by what an operation is (the
-        derivative of a softmax), it is the distance from the median of the same operations. The loss, pooling, views and the lookup of an embedding are what they are
-        and rank last, unless they let nothing pass. A normalization that takes back what the weights before it
-        have done (they are scale-free together) ranks by what is left.
+        derivative of a softmax), it is the distance from the median of the same operations. The loss, pooling, views
+        and the lookup of an embedding are what they are and rank last, unless they let nothing pass. A normalization
+        that takes back what the weights before it have done (they are scale-free together) ranks by what is left.
         """
         scores = self.scores()
         order = sorted(range(len(self.rows)), key=lambda i: -scores[i])

@@ -39,9 +39,9 @@ class Profile:
     """Gradient norms of one model from the input to the output, or from the first time step to the last.
 
     ``decades`` is ``log10`` of the first norm over the last one, without what pooling accounts for; ``least`` is that
-    of the one among the first layers that is nearest to the last ones: rules judge by it. ``attribution`` splits it
-    by the cause of the operations in between, where a ledger was kept; so does ``through_time`` for time steps. ``steepest`` is the share of it that is
-    lost between two neighbouring layers.
+    of the one among the first layers that is nearest to the last ones: rules judge by it. ``attribution`` splits it by
+    the cause of the operations in between, ``through_time`` by what a time step is made of, where a ledger was kept.
+    ``steepest`` is the share of it that is lost between two neighbouring layers.
     """
 
     axis: str
