@@ -18,7 +18,8 @@ class Patient:
     """One training as the rules see it: the readings of one optimizer, oldest first, and its losses.
 
     ``early`` holds what came first, ``recent`` the newest readings, ``turning`` those around the first loss that is not
-    finite; they overlap in a short run. ``failed`` says that what follows the readings was not finite,
+    finite; they overlap in a short run. ``ledgers`` are readings with a
+    ledger, further ones than the others reach. ``failed`` says that what follows the readings was not finite,
     ``alone`` that no other optimizer is at work: the loss of an adversary is not meant to fall.
     """
 
@@ -28,6 +29,7 @@ class Patient:
     turning: Sequence[Reading] = ()
     failed: bool = False
     alone: bool = True
+    ledgers: Sequence[Reading] = ()
 
     @cached_property
     def progress(self) -> Progress:
@@ -41,6 +43,11 @@ class Patient:
     def readings(self) -> tuple[Reading, ...]:
         """All of them, in the order of time, some perhaps twice."""
         return (*self.early, *self.turning, *self.recent)
+
+    @property
+    def traced(self) -> tuple[Reading, ...]:
+        """Those that have a ledger, in no order."""
+        return tuple(reading for reading in (*self.ledgers, *self.readings) if reading.ledger)
 
     @property
     def last(self) -> Reading:

@@ -158,6 +158,9 @@ def profiles(patient: Patient, *, vanishing: bool) -> list[Profile]:
     out = []
     for model in dict.fromkeys(row.site.model for row in patient.last.sites):
         recent = [p for r in patient.recent[-RECENT:] if (p := profile(r, model, vanishing=vanishing)) is not None]
+        if not recent:  # a fused recurrent layer, of which only ledgers show the steps
+            traced = sorted(patient.traced, key=lambda r: r.step)
+            recent = [p for r in traced[-1:] if (p := profile(r, model, vanishing=vanishing)) is not None]
         if not recent:
             continue
         middle = {name: median(getattr(p, name) for p in recent) for name in ("decades", "least")}
@@ -168,7 +171,7 @@ def profiles(patient: Patient, *, vanishing: bool) -> list[Profile]:
             worse = first.least < chosen.least if vanishing else first.least > chosen.least
             chosen = first if worse else chosen
         if chosen.axis == "layer":
-            chosen = replace(chosen, attribution=attribute(patient.readings, model, chosen.step))
+            chosen = replace(chosen, attribution=attribute(patient.traced, model, chosen.step))
         out.append(chosen)
     return out
 

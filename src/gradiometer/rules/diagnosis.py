@@ -125,7 +125,8 @@ def _patients(run: Run) -> Iterable[Patient]:
             losses = run.losses(number)
             broken = next((step for step, loss in losses if not math.isfinite(loss)), None)
             turning = _around(run.readings, broken, number) if broken is not None else ()
-            yield Patient(first, recent or first, losses, turning, alone=len(numbers) == 1)
+            ledgers = [r for r in (*early, *late) if r.optimizer == number and r.ledger]
+            yield Patient(first, recent or first, losses, turning, alone=len(numbers) == 1, ledgers=ledgers)
 
 
 def _around(readings: Sequence[Reading], step: int, optimizer: int) -> list[Reading]:

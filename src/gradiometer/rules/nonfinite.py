@@ -41,7 +41,8 @@ def without(patient: Patient) -> Patient:
     end = min(sick)
     before = {r.step: r for r in patient.readings if r.step < end}
     losses = [(step, loss) for step, loss in patient.losses if step < end]
-    return Patient(patient.early, list(before.values()), losses, failed=True, alone=patient.alone)
+    ledgers = [r for r in patient.ledgers if r.step < end]
+    return Patient(patient.early, list(before.values()), losses, failed=True, alone=patient.alone, ledgers=ledgers)
 
 
 def _bad(row: SiteReading) -> bool:
