@@ -25,7 +25,7 @@ STEPS = 12
 """Time steps drawn of one recurrence."""
 
 WORST = 3
-"""Rows that are marked."""
+"""Rows that are marked, at most."""
 
 _SKIPS = frozenset(("add", "cat", "concat"))  # what comes straight from these went round a branch
 _MARKED = 0.3  # decades: a factor of two is no matter
@@ -104,7 +104,7 @@ def _picture(ledger: Ledger, everything: bool, plain: bool, width: int) -> Table
     lines = _lines(ledger, everything=everything)
     ends = [value for line in lines for value in (line.before, line.after) if math.isfinite(value)]
     low, high = min([-1.0, *ends]), max([0.0, *ends])
-    marked = {id(row) for row in _bad_rows(ledger)}
+    marked = {id(row) for row in _marked(ledger)}
     table = Table.grid(padding=(0, 1))
     for justify in ("left", "left", "right", "right", "left", "left"):
         table.add_column(justify=justify, no_wrap=justify == "right")  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def _lines(ledger: Ledger, *, everything: bool) -> list[_Line]:
         at = after
     if everything or len(single) <= LINES:
         return single
-    unfolded = {_module(row.site) for row in _bad_rows(ledger) if row.main}
+    unfolded = {_module(row.site) for row in _marked(ledger) if row.main}
     unfolded |= {_module(rows[0].site), _module(rows[-1].site)}
     out: list[_Line] = []
     for keep, lines in groupby(single, key=lambda line: _module(line.rows[0].site) in unfolded):
@@ -218,20 +218,31 @@ def _shares(row: LedgerRow) -> str:
 
 
 def _bad_rows(ledger: Ledger) -> list[LedgerRow]:
-    """The few rows that change the gradient most, if by a factor of two at least."""
+    """The rows that change the gradient most: by a factor of two at least, and half as much as the worst of all."""
     scored = sorted(zip(ledger.scores(), ledger, strict=True), key=lambda pair: -pair[0])
-    return [row for score, row in scored[:WORST] if score >= _MARKED]
+    least = max(_MARKED, scored[0][0] / 2) if scored else 0.0
+    return [row for score, row in scored if score >= least]
+
+
+def _marked(ledger: Ledger) -> list[LedgerRow]:
+    """Those of them that stand out; where many are alike none does."""
+    bad = _bad_rows(ledger)
+    return bad if len(bad) <= WORST else []
 
 
 def _worst(ledger: Ledger) -> Text:
     """The row to begin with, and what would come of mending it."""
-    row = next(iter(_bad_rows(ledger)), None)
-    if row is None:
+    bad = _bad_rows(ledger)
+    if not bad:
         return Text("no operation changes the gradient by more than a factor of two", style="green")
+    row = bad[0]
     text = Text("worst: ", style="bold")
     if row.gain == 0:
         return text.append(f"{row.site} ({row.operation}) lets no gradient pass")
     text.append(f"{row.site} ({row.operation}, {row.cause}) times {row.gain:.2g}")
+    if len(bad) > WORST:
+        together = math.fsum(r.log10_gain for r in bad if r.main)
+        return text.append(f", and {len(bad) - 1} more of that size: {_signed(together)} decades together")
     if math.isfinite(row.total_without):
         text.append(f"; with gain one there the total would be {_signed(row.total_without)} decades")
     return text
