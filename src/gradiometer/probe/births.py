@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradiometer.probe.graph import ACCUMULATE
 from gradiometer.probe.nodes import of_node
 from gradiometer.probe.observation import Observation
 from gradiometer.records import Birth
@@ -45,6 +48,7 @@ class Births:
         self._bad_loss: bool | None = None
         self._forward: list[tuple[Observation, Birth]] = []
         self._loss: Birth | None = None
+        self._handles: list[Any] = []
         self._backward: tuple[Any, Birth] | None = None
 
     def look_forward(self, seen: Observation, inputs: Sequence[Any], inputs_of_network: Container[int] = ()) -> None:
@@ -68,11 +72,31 @@ class Births:
         self._forward.append((seen, birth))
 
     def look_at_loss(self, loss: Tensor, known: Container[object]) -> None:
-        """Judges what backward is about to be called on; ``known`` are the nodes of the network."""
+        """Judges what backward is about to be called on; ``known`` are the nodes of the network.
+
+        What the nodes behind the network have kept is looked at when the backward pass has used it, and not before: a
+        checkpoint gives its tensors out but once.
+        """
         self.root = loss.grad_fn
-        self._bad_loss = not math.isfinite(float(loss.detach()))
+        self._bad_loss = not math.isfinite(float(loss.detach().abs()))
         if self._bad_loss and not self._forward:
-            self._loss = in_loss(loss, known)
+            for node in _nodes_above(known, loss):
+                self._handles.append(node.register_hook(partial(self._judge_loss, node)))
+
+    def _judge_loss(self, node: Any, *_: Any) -> None:
+        with contextlib.suppress(Exception), torch._C.DisableTorchFunction(), torch.no_grad():
+            kept = saved_tensors(node)
+            name = of_node(node.name(), has_parameter=False).name
+            sound = [x for x in kept if not _nonfinite(x)]
+            # The last that is found is nearest to the network, and so the first that was made.
+            if kept and (len(sound) < len(kept) or _at_the_edge(name, kept)):
+                self._loss = Birth("forward", f"loss:{name}", name, *explain(name, sound), "loss")
+
+    def backward_ended(self) -> None:
+        """Takes the hooks off the nodes of the loss."""
+        self.root = None
+        while self._handles:
+            self._handles.pop().remove()
 
     def look_backward(self, place: Any, operation: str, saved: Sequence[Tensor], entering: Sequence[Any]) -> None:
         """Notes that gradients that are not finite left an operation which finite ones had entered."""
@@ -203,28 +227,18 @@ def explain(operation: str, inputs: Sequence[Tensor], *, backward: bool = False)
     return f"its {'derivative' if backward else 'value'} at inputs up to {facts['largest']:.3g} is not finite", facts
 
 
-def in_loss(root: Tensor, known: Container[object], limit: int = 64) -> Birth | None:
-    """The operation behind the network's outputs that first made the loss NaN or Inf, from what its nodes have kept.
-
-    ``known`` are the nodes of the network, at which the search ends; those nearest to them are judged first.
-    """
+def _nodes_above(known: Container[object], loss: Tensor, limit: int = 64) -> list[Any]:
+    """The nodes behind the network's outputs, the loss first."""
     found: list[Any] = []
-    queue, seen = deque([root.grad_fn]), set()
+    queue, seen = deque([loss.grad_fn]), set()
     while queue and len(found) < limit:
         node = queue.popleft()
-        if node is None or node in seen or node in known:
+        if node is None or node in seen or node in known or node.name() == ACCUMULATE:
             continue
         seen.add(node)
         found.append(node)
         queue.extend(target for target, _ in node.next_functions)
-    for node in sorted(found, key=lambda n: n._sequence_nr()):
-        name = of_node(node.name(), has_parameter=False).name
-        kept = saved_tensors(node)
-        finite = kept and not any(_nonfinite(x) for x in kept)
-        if kept and (not finite or _at_the_edge(name, kept)):
-            reason, facts = explain(name, [x for x in kept if not _nonfinite(x)])
-            return Birth("forward", f"loss:{name}", name, reason, facts, "loss")
-    return None
+    return found
 
 
 def _at_the_edge(operation: str, kept: Sequence[Tensor]) -> bool:

@@ -28,17 +28,21 @@ _TABLE: dict[Cause, str] = {
         conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution""",
     "activation": """relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish sigmoid tanh softplus
         softsign hardsigmoid hardswish hardtanh hardshrink softshrink tanhshrink threshold logsigmoid
-        log_sigmoid glu swiglu softmin sin cos exp log sqrt rsqrt square pow erf clamp clamp_min clamp_max
+        log_sigmoid glu swiglu sin cos exp log sqrt rsqrt square pow erf clamp clamp_min clamp_max
         abs maximum minimum log1p expm1 reciprocal""",
     "normalization": """layer_norm rms_norm batch_norm sync_batch_norm group_norm instance_norm
-        local_response_norm normalize cosine_similarity""",
+        local_response_norm cross_map_lrn2d normalize cosine_similarity""",
     "connection": """add sub rsub mul div neg true_divide cat concat concatenate stack hstack vstack lerp where
         masked_fill addcmul addcdiv dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout""",
-    "attention": "softmax scaled_dot_product_attention multi_head_attention_forward multihead_attention",
+    "attention": "softmax softmin scaled_dot_product_attention multi_head_attention_forward multihead_attention",
     "reshaping": """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
         adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-        lp_pool1d lp_pool2d interpolate upsample pixel_shuffle pixel_unshuffle pad mean sum max min amax amin
-        logsumexp norm cumsum gather index_select scatter scatter_add index_add roll flip tril triu""",
+        lp_pool1d lp_pool2d lp_pool3d fractional_max_pool2d fractional_max_pool3d interpolate upsample
+        upsampling_nearest2d upsampling_bilinear2d pixel_shuffle pixel_unshuffle channel_shuffle fold pad
+        zero_pad1d zero_pad2d zero_pad3d constant_pad1d constant_pad2d constant_pad3d reflection_pad1d
+        reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d circular_pad1d
+        circular_pad2d circular_pad3d mean sum max min amax amin logsumexp norm cumsum gather index_select
+        scatter scatter_add index_add roll flip tril triu""",
     "loss": """cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss huber_loss kl_div poisson_nll_loss
         gaussian_nll_loss binary_cross_entropy binary_cross_entropy_with_logits hinge_embedding_loss
         margin_ranking_loss triplet_margin_loss cosine_embedding_loss multi_margin_loss ctc_loss log_softmax""",
@@ -46,7 +50,7 @@ _TABLE: dict[Cause, str] = {
 _CAUSES: dict[str, Cause] = {name: cause for cause, names in _TABLE.items() for name in names.split()}
 
 # A product of two tensors is a weight layer if one of them is a parameter, and attention if none is.
-_PRODUCTS = frozenset("matmul mm bmm mv dot einsum baddbmm tensordot bilinear".split())
+PRODUCTS = frozenset("matmul mm bmm mv dot einsum baddbmm tensordot bilinear".split())
 
 # Neither computing nor connecting: views, copies, types, random and constant tensors, questions.
 _PASSED_OVER = frozenset(
@@ -65,13 +69,14 @@ _CHANNELS = ("conv", "batch_norm", "instance_norm", "group_norm", "sync_batch_no
 _MODULE_OPERATIONS = {
     "ReLU": "relu", "ReLU6": "relu6", "LeakyReLU": "leaky_relu", "PReLU": "prelu", "RReLU": "rrelu",
     "ELU": "elu", "SELU": "selu", "CELU": "celu", "GELU": "gelu", "SiLU": "silu", "GLU": "glu",
-    "LogSigmoid": "logsigmoid", "LogSoftmax": "log_softmax", "RNN": "rnn", "LSTM": "lstm", "GRU": "gru",
+    "LogSoftmax": "log_softmax", "RNN": "rnn", "LSTM": "lstm", "GRU": "gru",
     "RNNCell": "rnn_cell", "LSTMCell": "lstm_cell", "GRUCell": "gru_cell", "LayerNorm": "layer_norm",
     "RMSNorm": "rms_norm", "GroupNorm": "group_norm", "SyncBatchNorm": "sync_batch_norm",
     "LocalResponseNorm": "local_response_norm", "MultiheadAttention": "multihead_attention",
     "NonDynamicallyQuantizableLinear": "linear", "Softmax2d": "softmax", "CrossEntropyLoss": "cross_entropy",
     "NLLLoss": "nll_loss", "MSELoss": "mse_loss", "L1Loss": "l1_loss", "BCELoss": "binary_cross_entropy",
-    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits", "Upsample": "upsample",
+    "LPPool1d": "lp_pool1d", "LPPool2d": "lp_pool2d", "LPPool3d": "lp_pool3d",
+    "LogSigmoid": "log_sigmoid", "BCEWithLogitsLoss": "binary_cross_entropy_with_logits", "Upsample": "upsample",
 }  # fmt: skip
 
 
@@ -93,7 +98,8 @@ def of_name(name: str) -> Operation:
     channels = True if name.startswith(_CHANNELS) else None
     if name in ("linear", "layer_norm", "rms_norm", "embedding", "addmm"):
         channels = False
-    return Operation(name, _CAUSES.get(name, "unknown"), channels)
+    cause = _CAUSES.get(name) or ("reshaping" if name in _PASSED_OVER else "unknown")
+    return Operation(name, cause, channels)
 
 
 def of_module(module: nn.Module) -> Operation:
@@ -127,10 +133,10 @@ def of_function(function: Callable[..., Any], args: tuple[Any, ...]) -> Operatio
         name = _functions[function] = _function_name(function)
     if name is None:
         return None
-    if name in _PRODUCTS:
+    if name in PRODUCTS:
         # A parameter, or a view of one such as its transpose, makes the product a weight layer.
         flat = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else (arg,))]
-        weights = any(isinstance(a, Tensor) and (a.is_leaf or _leaf_base(a)) and a.requires_grad for a in flat)
+        weights = any(isinstance(a, Tensor) and _is_weight(a) for a in flat)
         return Operation(name, "weights" if weights else "attention", False)
     return of_name(name)
 
@@ -149,9 +155,10 @@ def of_view(function: Callable[..., Any]) -> Operation:
     return Operation(name, "connection" if name in ("detach", "data") else "reshaping")
 
 
-def _leaf_base(a: Tensor) -> bool:
-    base = a._base
-    return base is not None and base.is_leaf
+def _is_weight(a: Tensor) -> bool:
+    """A parameter, frozen or not, or a view of one such as its transpose."""
+    whole = a if a._base is None else a._base
+    return isinstance(whole, nn.Parameter) or (whole.is_leaf and whole.requires_grad)
 
 
 def _function_name(function: Callable[..., Any]) -> str | None:

@@ -119,6 +119,7 @@ class SiteTracker:
     def _opaque(self, original: Call, module: nn.Module, args: Any, kwargs: Any, place: tuple[str, str] | None) -> Any:
         """Calls a module with the instrument out of sight: no mode, and nothing measured inside."""
         recording = torch.is_grad_enabled() and place is not None
+        start = number_of_next_node()
         self._leaf += 1
         try:
             if _get_current_function_mode() is self._mode:
@@ -128,6 +129,8 @@ class SiteTracker:
                 output = original(module, *args, **kwargs)
         finally:
             self._leaf -= 1
+        if self.log is not None and place is not None and not self.backward:
+            self.log.ran(start, place)
         if recording and self.on and place is not None:
             self.guarded("module", self._returned, module, args, output, place, True, len(self.observations), None)
         return output
@@ -303,7 +306,7 @@ class SiteTracker:
     def backward_ended(self, failed: bool = False) -> None:
         """Ends the pass, or drops one that failed: what is called from here on is numbered anew."""
         self._nodes.clear()
-        self.births.root = None
+        self.births.backward_ended()
         if failed:
             del self.observations[self._earlier :]
         else:

@@ -2,56 +2,109 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-_CONTAINERS = ("_buffers", "_parameters", "_modules", "_non_persistent_buffers_set")
+from gradiometer.probe.graph import leaves
 
 
 @contextmanager
 def traceless(*modules: nn.Module) -> Iterator[None]:
-    """Restores gradients, buffers, plain attributes and random states when the block ends, however it ends."""
+    """Restores everything of some modules, and the random states, when the block ends, however it ends.
+
+    That is gradients, parameters and buffers with their values and flags, hooks, attributes, and what attributes hold:
+    lists, dictionaries, sets, tensors, random generators. What lies deeper (an object that counts) stays.
+    """
     with ExitStack() as undo:
         undo.callback(_random_states())
         for module in {id(m): m for root in modules for m in root.modules()}.values():
             undo.callback(_attributes(module))
-        gradients = [(p, p.grad) for root in modules for p in root.parameters()]
-        for p, _ in gradients:
-            p.grad = None
-        undo.callback(_restore_gradients, gradients)
+        tensors = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
+        undo.callback(_tensors(list(tensors.values())))
         yield
 
 
-def _restore_gradients(gradients: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> None:
-    for p, gradient in gradients:
-        p.grad = gradient
+def _tensors(tensors: list[Tensor]) -> Callable[[], None]:
+    gradients = [t.grad for t in tensors if t.is_leaf]
+    flags = [t.requires_grad for t in tensors]
+    restore_values = _values(tensors)
+    for t in tensors:
+        if t.is_leaf:
+            t.grad = None
+
+    def restore() -> None:
+        restore_values()
+        held = iter(gradients)
+        for t, flag in zip(tensors, flags, strict=True):
+            if t.is_leaf:
+                t.grad = next(held)
+                t.requires_grad_(flag)
+
+    return restore
+
+
+def _values(tensors: list[Tensor]) -> Callable[[], None]:
+    """Puts values that have changed back, and the count of changes too: a backward pass still to come asks for it."""
+    versions = [None if t.is_inference() else t._version for t in tensors]
+    kept = [t.detach().clone() for t in tensors]
+
+    def restore() -> None:
+        for t, value, version in zip(tensors, kept, versions, strict=True):
+            if version is None or t._version == version:
+                continue
+            with torch.no_grad():
+                t.copy_(value)
+            torch._C._autograd._unsafe_set_version_counter((t,), (version,))  # type: ignore[attr-defined]
+
+    return restore
 
 
 def _attributes(module: nn.Module) -> Callable[[], None]:
-    """Counters and caches that a forward pass sets anew come back; buffers get their values back in place."""
+    """Counters and caches, those that a forward pass sets anew and those that it changes in place, and hooks."""
     plain = dict(module.__dict__)
-    held = {name: dict(plain[name]) for name in _CONTAINERS if isinstance(plain.get(name), dict)}
-    values = [(b, b.detach().clone()) for b in module._buffers.values() if b is not None]
+    undo = [act for value in plain.values() if (act := _held(value)) is not None]
 
     def restore() -> None:
         module.__dict__.clear()
         module.__dict__.update(plain)
-        for name, entries in held.items():
-            module.__dict__[name].clear()
-            module.__dict__[name].update(entries)
-        with torch.no_grad():
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+        for act in undo:
+            act()
 
     return restore
+
+
+def _held(value: Any) -> Callable[[], object] | None:
+    """How to bring the content of one attribute back, ``None`` if it has none that can change."""
+    if isinstance(value, (dict, set)):
+        return partial(_refill, value, value.copy(), value.update)
+    if isinstance(value, (list, deque)):
+        return partial(_refill, value, list(value), value.extend)
+    if isinstance(value, Tensor):
+        return _values([value])
+    if isinstance(value, np.ndarray):
+        return partial(np.copyto, value, value.copy())
+    if isinstance(value, torch.Generator):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, random.Random):
+        return partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", copy.deepcopy(value.bit_generator.state))
+    return None
+
+
+def _refill(container: Any, content: Any, fill: Callable[[Any], object]) -> None:
+    container.clear()
+    fill(content)
 
 
 def _random_states() -> Callable[[], None]:
@@ -83,13 +136,19 @@ def unfused() -> Iterator[None]:
 
 
 @contextmanager
-def without_reentrant_checkpoints() -> Iterator[None]:
-    """While it lasts a reentrant checkpoint keeps what it computes: its own graph is out of sight of the loss."""
+def without_reentrant_checkpoints(inputs: Container[int]) -> Iterator[None]:
+    """While it lasts a reentrant checkpoint keeps what it computes: its own graph is out of sight of the loss.
+
+    One that only gets the network's inputs (``inputs`` holds their ``id``) passes no gradient on in a training, where
+    these have none; so it does here.
+    """
     missing = "apply" not in vars(CheckpointFunction)
     held: Any = vars(CheckpointFunction).get("apply")
 
     def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:  # noqa: ARG001 - torch calls it so
-        return run(*args)
+        asked = [x for x in args if isinstance(x, Tensor) and x.requires_grad]
+        with torch.set_grad_enabled(any(id(leaf) not in inputs for x in asked for leaf in leaves(x))):
+            return run(*args)
 
     CheckpointFunction.apply = staticmethod(apply)  # type: ignore[method-assign]
     try:

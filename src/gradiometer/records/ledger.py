@@ -46,7 +46,8 @@ class LedgerRow:
     over the rms entering it, along the edge on which the main path goes, or along its strongest edge; ``edges`` has all
     of them. ``elements`` and ``elements_out`` count the elements of the two. ``main`` says that the row lies on the
     path whose log gains add up to `Ledger.total`. ``total_without`` is what that total would be with
-    this row at gain one (NaN where this row lets nothing pass, so that nobody can know).
+    this row at gain one (NaN where this row lets nothing pass, so that nobody can know); off the main path to first
+    order: as if the gradient had the same direction below the fork.
 
     A row of operation ``fork`` stands where a tensor was used more than once: the gradients of its ``branches`` are
     summed there, and its gain is that of the sum over the branch on the main path.
@@ -114,8 +115,12 @@ class Ledger(Sequence[LedgerRow]):
 
     @property
     def total(self) -> float:
-        """Decades between the loss and the end of the main path: the sum of its log gains."""
-        return sum(row.log10_gain for row in self.rows if row.main)
+        """Decades between the loss and the end of the main path: the sum of its log gains.
+
+        Minus infinity where a row lets nothing pass; those behind it, which nothing enters, have a gain of NaN.
+        """
+        gains = [row.log10_gain for row in self.rows if row.main]
+        return -math.inf if -math.inf in gains else sum(gains)
 
     @property
     def by_cause(self) -> dict[str, float]:
@@ -211,7 +216,9 @@ def decades_by_cause(rows: Sequence[LedgerRow], *, norms: bool = False) -> dict[
     """The log gains of some rows, summed up by cause."""
     out: dict[str, float] = {}
     for row in rows:
-        out[row.cause] = out.get(row.cause, 0.0) + (row.log10_norm_gain if norms else row.log10_gain)
+        change = row.log10_norm_gain if norms else row.log10_gain
+        if not math.isnan(change):  # nothing entered there
+            out[row.cause] = out.get(row.cause, 0.0) + change
     return out
 
 

@@ -101,9 +101,11 @@ class Accounts:
         name, rms = self.names[end], self.rms(end)
         if last is not None:  # a lookup: the gradient ends in the table
             name, rms = last.parameter or name, last.grad_rms * last.gain
-        reached = max(k.number for k in end.knots)
+        behind = {
+            cut for knot in end.knots if (call := self._flow.layout.log.call_of(knot.number)) for cut in call.cuts
+        }
         for cut in cuts:
-            whole = cut.number <= reached
+            whole = cut in behind
             made.append(_cut_row(cut, main=whole))
             if whole:
                 name, rms = cut.site, 0.0
@@ -191,7 +193,7 @@ class Accounts:
     def _branch(self, user: Group | None, a: Arrival, here: float, norm: float, several: bool) -> Branch:
         """``here`` is the norm of all that arrives at the same key, ``norm`` of all that arrives at the operation."""
         part = (here / norm) ** 2 if norm else math.nan
-        share = (float(a.product) if a.product else 1.0) * part
+        share = float(a.product) * part
         size = float(a.norm)
         ratio = size / norm if norm else math.nan
         rest = math.sqrt(max(1 - 2 * share + ratio**2, 0.0))
@@ -214,7 +216,7 @@ class Accounts:
             target, a = key[0].group, leaving[key]
             if target is None or not (norm := self.norm(target)):
                 return math.nan
-            share = (float(a.product) if a.product else 1.0) * (float(self._flow.entering[key][0]) / norm) ** 2
+            share = float(a.product) * (float(self._flow.entering[key][0]) / norm) ** 2
             change = factor - 1
             factor = math.sqrt(max(1 + 2 * change * share + (change * float(a.norm) / norm) ** 2, 0.0))
             group = target

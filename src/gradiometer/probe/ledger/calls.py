@@ -21,15 +21,35 @@ from gradiometer.probe.outputs import tensors
 
 _COMPOSITE = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 
-_TO_NUMBERS = frozenset(("item", "tolist", "numpy", "array"))
+_TO_NUMBERS = frozenset(("item", "tolist", "numpy", "array", "float", "int", "index"))
+_LAYERS = ("linear", "bilinear", "conv", "lstm", "gru", "rnn")
 
 number_of_next_node = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
 """The number that the next node made by this thread will have."""
 
 
 @dataclass(slots=True, eq=False)
+class Cut:
+    """A call that got tensors with a graph and gave one without: no gradient goes back through it.
+
+    ``block`` says so where it ran with gradients off, ``torch.no_grad()``; else it is the operation itself.
+    """
+
+    number: int
+    model: str
+    site: str
+    operation: Operation
+    inputs: tuple[Tensor, ...]
+    block: str
+
+
+@dataclass(slots=True, eq=False)
 class Call:
-    """One call; ``composite`` ones are many operations (a recurrent layer) whose nodes are told apart."""
+    """One call; ``composite`` ones are many operations (a recurrent layer) whose nodes are told apart.
+
+    ``given`` is the node of the first argument, of a layer whose first argument is the signal whatever it is made of.
+    ``cuts`` are those behind which some of its arguments were computed.
+    """
 
     start: int
     end: int
@@ -38,6 +58,8 @@ class Call:
     operation: Operation
     seen: Observation | None
     composite: bool
+    given: Any = None
+    cuts: tuple[Cut, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -50,18 +72,6 @@ class Scope:
     path: str
 
 
-@dataclass(slots=True, eq=False)
-class Cut:
-    """A call that got tensors with a graph and gave one without: no gradient goes back through it."""
-
-    number: int
-    model: str
-    site: str
-    operation: Operation
-    inputs: tuple[Tensor, ...]
-    no_grad: bool
-
-
 class CallLog:
     """All calls of one pass, in the order in which they ran."""
 
@@ -70,6 +80,7 @@ class CallLog:
         self.calls: list[Call] = []
         self.scopes: list[Scope] = []
         self.cuts: list[Cut] = []
+        self._behind: dict[int, tuple[Tensor, tuple[Cut, ...]]] = {}  # what was computed behind which cuts
 
     def called(
         self,
@@ -84,15 +95,29 @@ class CallLog:
         composite: bool = False,
     ) -> None:
         """Notes a call that has ended; ``start`` is `number_of_next_node` as it was before."""
-        end = number_of_next_node()
-        made = [y for _, y in tensors(output)]
-        if any(y.requires_grad for y in made):
-            if end > start:
-                self.calls.append(Call(start, end, place[0], base, operation, seen, composite))
-        elif (made and made[0].dtype is not torch.bool) or operation.name in _TO_NUMBERS:
-            given = tuple(x for x in _flat(inputs) if isinstance(x, Tensor) and x.requires_grad)
-            if given:
-                self.cuts.append(Cut(start, place[0], base, operation, given, not torch.is_grad_enabled()))
+        end, made = number_of_next_node(), [y for _, y in tensors(output)]
+        given = [x for x in _flat(inputs) if isinstance(x, Tensor)]
+        cuts = self._cuts_behind(given) if self._behind else ()
+        if end > start and any(y.requires_grad for y in made):
+            layer = operation.name.startswith(_LAYERS) and given
+            node = (given[0].grad_fn or given[0].requires_grad or None) if layer else None
+            self.calls.append(Call(start, end, place[0], base, operation, seen, composite, node, cuts))
+        asked = tuple(x for x in given if x.requires_grad)
+        severed = [y for y in made if not y.requires_grad]
+        if asked and (severed or (not made and operation.name in _TO_NUMBERS)):
+            cut = Cut(start, place[0], base, operation, asked, "" if torch.is_grad_enabled() else _block())
+            self.cuts.append(cut)
+            cuts = (*cuts, cut)
+        for y in severed if cuts else ():
+            self._behind[id(y)] = (y, cuts)
+
+    def _cuts_behind(self, given: Iterable[Tensor]) -> tuple[Cut, ...]:
+        found = (cut for x in given for cut in self._behind.get(id(x), (x, ()))[1])
+        return tuple({id(cut): cut for cut in found}.values())
+
+    def cuts_behind(self, x: Tensor) -> tuple[Cut, ...]:
+        """The cuts behind which a tensor without a graph was computed, in the order in which they ran."""
+        return tuple(sorted(self._cuts_behind((x,)), key=lambda cut: cut.number))
 
     def ran(self, start: int, place: tuple[str, str]) -> None:
         """Notes that a module with others inside has returned."""
@@ -125,3 +150,7 @@ def _flat(values: Iterable[Any]) -> Iterable[Any]:
             yield from value
         else:
             yield value
+
+
+def _block() -> str:
+    return "torch.inference_mode()" if torch.is_inference_mode_enabled() else "torch.no_grad()"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
+from torch import Tensor
+
 from gradiometer.probe.graph import leaves
-from gradiometer.probe.ledger.calls import Cut
+from gradiometer.probe.ledger.calls import CallLog, Cut
 from gradiometer.probe.ledger.knots import Layout
 
 
@@ -24,3 +26,44 @@ def starved(cuts: Sequence[Cut], layout: Layout, trained: Container[int]) -> lis
             reached |= missing
             found.append(cut)
     return found
+
+
+def cut_off(loss: Tensor, outputs: Tensor | None, log: CallLog, model: str) -> str:
+    """In words, where the graph ends between a loss and the parameters it should lead to.
+
+    Args:
+        loss: which does not depend on any parameter.
+        outputs: the first tensor that the model gave.
+        log: the calls of the pass, the cuts among them.
+        model: its class.
+    """
+    lost = "the loss has no graph" if loss.grad_fn is None else "the loss depends on no parameter of the model"
+    behind = log.cuts_behind(loss) or (() if outputs is None else log.cuts_behind(outputs))
+    numbers = [cut for cut in log.cuts if not cut.operation.name.startswith("detach") and _is_conversion(cut)]
+    if not behind and loss.grad_fn is None and numbers:
+        behind = tuple(numbers[-1:])
+    if not behind and loss.grad_fn is not None:
+        behind = tuple(cut for call in log.calls for cut in call.cuts)
+    if behind:
+        cut = behind[0]
+        own = f"{cut.site[1:]} in the forward of {model}" if cut.site.startswith(":") else cut.site
+        if cut.block:
+            return (
+                f"{lost}: {own} ({cut.operation.name}) ran under {cut.block}, so it is cut off there. Leave that out."
+            )
+        return (
+            f"{lost}: it is cut off at {own}, whose input has a graph and whose output has none. "
+            f"Leave out {cut.operation.name} there, or put something differentiable in its place."
+        )
+    if outputs is not None and outputs.grad_fn is not None:
+        return (
+            f"{lost}: what {model} gave has a graph, and the loss function does not use it. Compute the loss from it."
+        )
+    return (
+        f"{lost}: what {model} gave does not depend on its parameters. Look for a tensor that is made anew "
+        "(torch.tensor, numpy) or for weights that are used as .data."
+    )
+
+
+def _is_conversion(cut: Cut) -> bool:
+    return cut.operation.name in ("item", "tolist", "numpy", "array", "float", "int", "index")

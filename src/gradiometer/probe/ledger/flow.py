@@ -27,8 +27,8 @@ class Arrival:
 
     __slots__ = ("elements", "norm", "product")
 
-    def __init__(self, norm: Scalar, elements: int, product: Scalar = 0.0) -> None:
-        """``product`` is ``<this, sum> / |sum|^2``, of a fork only."""
+    def __init__(self, norm: Scalar, elements: int, product: Scalar = 1.0) -> None:
+        """``product`` is ``<this, sum> / |sum|^2``, one where nothing else arrives."""
         self.norm = norm
         self.elements = elements
         self.product = product

@@ -14,7 +14,7 @@ from torch import Tensor
 from gradiometer.probe.graph import ACCUMULATE
 from gradiometer.probe.ledger.calls import Call, CallLog
 from gradiometer.probe.nodes import of_node
-from gradiometer.probe.operations import Operation
+from gradiometer.probe.operations import PRODUCTS, Operation
 
 
 class Knot:
@@ -83,20 +83,49 @@ class Layout:
         self.groups = self._group(set(inputs))
 
     def _mark_signal(self, inputs: set[Any]) -> None:
+        calls = {knot: self.log.call_of(knot.number) for knot in self.knots}
+        members: dict[Call, list[Knot]] = {}
+        for knot, call in calls.items():
+            if call is not None and not call.composite:
+                members.setdefault(call, []).append(knot)
         for knot in self.knots:
-            knot.signal = knot.node in inputs or any(t is not None and t.signal for t, _ in knot.edges)
-            knot.signal = knot.signal or self._begins(knot)
+            call = calls[knot]
+            knot.signal = knot.parameter is None and (
+                knot.node in inputs
+                or any(t is not None and t.signal for t, _ in knot.edges)
+                or self._begins(knot, call, members.get(call, []) if call is not None else [])
+            )
+        if not any(knot.signal for knot in self.knots):  # data without a gradient in an operation that nobody knows
+            for knot in self.knots:
+                knot.signal = any(t is None for t, _ in knot.edges) and any(t is not None for t, _ in knot.edges)
+        self._mark_given({call.given for call in members if call.given is not None})
+        for knot in self.knots:
+            knot.signal = knot.signal or any(t is not None and t.signal for t, _ in knot.edges)
 
-    def _begins(self, knot: Knot) -> bool:
-        """Whether a knot is the first operation with weights on data that has no gradient itself."""
-        if knot.parameter is not None:
+    def _mark_given(self, asked: set[Any]) -> None:
+        """What a layer is given as its input is signal, also if it is made of parameters (a table, a learned query)."""
+        stack = [knot for knot in self.knots if knot.node in asked and not knot.signal]
+        while stack:
+            knot = stack.pop()
+            if knot.parameter is None and not knot.signal:
+                knot.signal = True
+                stack.extend(t for t, _ in knot.edges if t is not None)
+
+    def _begins(self, knot: Knot, call: Call | None, members: list[Knot]) -> bool:
+        """Whether a knot is the first operation with weights, on data that has no gradient itself.
+
+        ``members`` are the knots of its call, if that is one operation.
+        """
+        operation = call.operation if call is not None and members else of_node(knot.node.name(), has_parameter=True)
+        if operation.cause != "weights" or (call is not None and ".parametrizations." in f".{call.base}."):
             return False
-        call = self.log.call_of(knot.number)
-        if call is not None and not call.composite:
-            outside = [c for using in knot.consumers.values() for c in using if self.log.call_of(c.number) is not call]
-            return call.operation.cause == "weights" and (bool(outside) or knot is self.root[0])
-        operation = of_node(knot.node.name(), has_parameter=True)
-        return operation.cause == "weights" and any(t is not None and not t.signal for t, _ in knot.edges)
+        if members and knot is not self.root[0]:
+            using = [c for users in knot.consumers.values() for c in users]
+            if all(c in members for c in using):
+                return False  # the transposed weight, inside of the call
+        if operation.name.startswith("embedding") or (call is not None and call.given is True):
+            return True
+        return any(t is None for k in members or [knot] for t, _ in k.edges)
 
     def _group(self, inputs: set[Any]) -> list[Group]:
         """The groups, nearest to the loss first."""
@@ -105,6 +134,9 @@ class Layout:
             if knot.signal:
                 knot.group = self._group_of(knot, groups, knot.node in inputs)
                 knot.group.knots.append(knot)
+        for group in groups.values():
+            if group.operation.name in PRODUCTS and any(_weighs(knot) for knot in group.knots):
+                group.operation = group.operation._replace(cause="weights")
         return list(groups.values())
 
     def _group_of(self, knot: Knot, groups: dict[Any, Group], is_input: bool) -> Group:
@@ -126,6 +158,11 @@ class Layout:
                 knot, Group(operation._replace(cause="loss"), "loss", f"loss:{operation.name}", None)
             )
         return groups.setdefault(knot, Group(operation, "", operation.name, None))
+
+
+def _weighs(knot: Knot) -> bool:
+    """Whether what a knot multiplies with is made of parameters."""
+    return any(t is not None and not t.signal for t, _ in knot.edges)
 
 
 def _walk(first: Any) -> list[Knot]:

@@ -8,6 +8,7 @@ step is what knots of the next step, on the way to later uses, take from it: the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -29,6 +30,8 @@ _GATES = {
     "gru": ("reset gate", "update gate", "candidate"),
 }
 _GONE = 0.01
+_MOST = 8
+"""Recurrences that are looked at in one graph."""
 
 
 @dataclass
@@ -43,30 +46,65 @@ class Plan:
 def plan(layout: Layout) -> list[Plan]:
     """The recurrences of a graph."""
     found: list[Plan] = []
-    for parameter, users in _users(layout).items():
-        time = _times(layout, users)
-        steps = max((time[k] for k in users), default=0)
-        if steps < SHORTEST:
-            continue
-        uses = [next(k for k in users if time[k] == t) for t in range(1, steps + 1)]
-        made = Plan(parameter, uses, _states(layout, users, uses, time))
-        if made.states and not any(set(made.states[0]) & set(other.states[0]) for other in found):
-            found.append(made)
+    for parameter, users in _users(layout):
+        for chain in _chains(layout, users):
+            time = _times(layout, chain)
+            steps = max(time[k] for k in chain)
+            if steps < SHORTEST or len(found) >= _MOST:
+                continue
+            uses = [next(k for k in chain if time[k] == t) for t in range(1, steps + 1)]
+            made = Plan(parameter, uses, _states(layout, chain, uses, time))
+            if made.states and not any(set(made.states[0]) & set(other.states[0]) for other in found):
+                found.append(made)
     return found
 
 
-def _users(layout: Layout) -> dict[Tensor, set[Knot]]:
-    """For each parameter the knots that use it, matrices before vectors."""
-    users: dict[int, tuple[Tensor, set[Knot]]] = {}
+def _users(layout: Layout) -> list[tuple[Tensor, list[Knot]]]:
+    """The parameters that are used often, matrices before vectors, each with the knots that use it."""
+    users: dict[int, tuple[Tensor, list[Knot]]] = {}
     for knot in layout.knots:
         if knot.signal:
-            for p in parameters_below(knot):
-                users.setdefault(id(p), (p, set()))[1].add(knot)
+            for p in {id(p): p for p in parameters_below(knot)}.values():
+                users.setdefault(id(p), (p, []))[1].append(knot)
     often = [entry for entry in users.values() if len(entry[1]) >= SHORTEST]
-    return dict(sorted(often, key=lambda entry: (-entry[0].dim(), -len(entry[1]))))
+    return sorted(often, key=lambda entry: (-entry[0].dim(), -len(entry[1])))
 
 
-def _times(layout: Layout, users: set[Knot]) -> dict[Knot, int]:
+def _chains(layout: Layout, users: list[Knot]) -> list[list[Knot]]:
+    """The users, those together that lie on what came of one another: a weight may run over several sequences."""
+    using = set(users)
+    leads: set[Knot] = set()  # to a use that comes later
+    for knot in reversed(layout.knots):
+        if any(c in using or c in leads for consumers in knot.consumers.values() for c in consumers):
+            leads.add(knot)
+    chain: dict[Knot, int] = {}
+    joined: dict[int, int] = {}  # chain -> the one it was found to be a part of
+
+    def root(number: int) -> int:
+        while joined.get(number, number) != number:
+            number = joined[number]
+        return number
+
+    behind: dict[Knot, frozenset[int]] = {}  # chains that a knot was computed from
+    for knot in layout.knots:
+        if knot not in using and knot not in leads:
+            continue
+        before = {root(n) for t, _ in knot.edges if t is not None for n in behind.get(t, ())}
+        if knot in using:
+            number = min(before, default=len(chain))
+            joined.update((n, number) for n in before)
+            joined.setdefault(number, number)
+            chain[knot] = number
+            before = {number}
+        behind[knot] = frozenset(before)
+    out: dict[int, list[Knot]] = {}
+    for knot, number in chain.items():
+        out.setdefault(root(number), []).append(knot)
+    return list(out.values())
+
+
+def _times(layout: Layout, chain: list[Knot]) -> dict[Knot, int]:
+    users = set(chain)
     time: dict[Knot, int] = {}
     for knot in layout.knots:
         before = max((time[t] for t, _ in knot.edges if t is not None), default=0)
@@ -74,43 +112,68 @@ def _times(layout: Layout, users: set[Knot]) -> dict[Knot, int]:
     return time
 
 
-def _states(layout: Layout, users: set[Knot], uses: list[Knot], time: Mapping[Knot, int]) -> list[dict[Key, set[Knot]]]:
+def _states(
+    layout: Layout, chain: list[Knot], uses: list[Knot], time: Mapping[Knot, int]
+) -> list[dict[Key, set[Knot]]]:
     """The states after steps 1, 2, ... to the last.
 
     Those of the last two steps, behind which no use comes any more, are found by their place in the step.
     """
+    users = set(chain)
     feeds: dict[Knot, int] = {}
     for knot in reversed(layout.knots):
         users_of = [c for consumers in knot.consumers.values() for c in consumers]
         feeds[knot] = max((max(time[c] if c in users else 0, feeds[c]) for c in users_of), default=0)
     states: list[dict[Key, set[Knot]]] = [{} for _ in uses]
-    for knot in layout.knots:
-        t = time[knot]
-        if knot.signal and 2 <= t < len(uses) and (knot in users or feeds[knot] > t):
+    places: dict[Knot, tuple[int, str, int]] = {}
+    counts: Counter[tuple[int, str]] = Counter()
+    for knot in sorted(layout.knots, key=lambda k: k.number):
+        t, name = time[knot], knot.node.name()
+        if not knot.signal or not t:
+            continue
+        places[knot] = (t, name, counts[t, name])
+        counts[t, name] += 1
+        if 2 <= t < len(uses) and (knot in users or feeds[knot] > t):
             for target, nr in knot.edges:
                 if target is not None and target.signal and time[target] == t - 1:
-                    states[t - 2].setdefault((target, nr), set()).add(knot)
+                    key, taker = _behind_views((target, nr), knot)
+                    states[t - 2].setdefault(key, set()).add(taker)
     known = len(uses) - 2  # states found so far
     if not all(states[:known]):
         return []
-    numbers = {knot.number: knot for knot in layout.knots if knot.signal}
+    knots = {place: knot for knot, place in places.items()}
     for later in (known, known + 1):
-        states[later] = _alike(states[known - 1], uses, known - 1, later, numbers)
+        alike = [_alike(states[at], places, knots, later + 1) for at in range(known - 1, max(known - 4, -1), -1)]
+        # Of those before the one that fits best: where a sequence of the batch has ended, a step looks different.
+        states[later] = max(alike, key=lambda found: (len(found), sum(map(len, found.values()))))
     return states if all(states) else []
 
 
+def _behind_views(key: Key, taker: Knot) -> tuple[Key, Knot]:
+    """The state itself, where a step takes a part or a view of it, and the view as the one that takes it."""
+    knot, nr = key
+    while knot.group is not None and knot.group.operation.cause == "reshaping":
+        signals = [(t, n) for t, n in knot.edges if t is not None and t.signal]
+        if len(signals) != 1:
+            break
+        taker = knot
+        (knot, nr) = signals[0]
+    return (knot, nr), taker
+
+
 def _alike(
-    state: dict[Key, set[Knot]], uses: list[Knot], at: int, later: int, numbers: Mapping[int, Knot]
+    state: dict[Key, set[Knot]],
+    places: Mapping[Knot, tuple[int, str, int]],
+    knots: Mapping[tuple[int, str, int], Knot],
+    time: int,
 ) -> dict[Key, set[Knot]]:
-    """The keys that lie in a later step where those of ``state`` lie in step ``at``."""
+    """The keys that lie in a later step where those of ``state`` lie in theirs: the n-th node of that name."""
     out: dict[Key, set[Knot]] = {}
     for (knot, nr), takers in state.items():
-        twin = numbers.get(uses[later].number + knot.number - uses[at].number)
-        if twin is None or twin.node.name() != knot.node.name():
-            continue
-        places = [k.number - uses[at + 1].number for k in takers] if later + 1 < len(uses) else []
-        found = (numbers.get(uses[later + 1].number + place) for place in places)
-        out[twin, nr] = {k for k in found if k is not None}
+        twin = knots.get((time, *places[knot][1:]))
+        if twin is not None:
+            found = (knots.get((time + 1, *places[taker][1:])) for taker in takers)
+            out[twin, nr] = {k for k in found if k is not None and any(t is twin for t, _ in k.edges)}
     return out
 
 
@@ -126,7 +189,7 @@ def read(made: Plan, flow: Flow, accounts: Accounts, names: Mapping[int, str]) -
     steps = len(gains)
     for i in range(steps):
         walked = _walk(made.states[i], made.states[i + 1], flow, accounts)
-        for group, key, change in walked:
+        for group, key, change in (*walked, *_other_gates(made, i, flow, accounts, names)):
             label = _label(group, key, names)
             by[label] = by.get(label, 0.0) + change / steps
         squashed = [g.operation.name for g, _, _ in walked if g.operation.cause == "activation"]
@@ -137,7 +200,7 @@ def read(made: Plan, flow: Flow, accounts: Accounts, names: Mapping[int, str]) -
     group = made.uses[0].group
     call = group.call if group is not None else None
     return Recurrence(
-        site=call.base if call is not None else group.base if group is not None else "",
+        site=(call.base or call.operation.name) if call is not None else group.base if group is not None else "",
         parameter=names.get(id(made.parameter), ""),
         steps=len(made.uses),
         gradients=tuple(gradients),
@@ -147,6 +210,19 @@ def read(made: Plan, flow: Flow, accounts: Accounts, names: Mapping[int, str]) -
         bound=bound,
         model=group.model if group is not None else "",
     )
+
+
+def _other_gates(
+    made: Plan, step: int, flow: Flow, accounts: Accounts, names: Mapping[int, str]
+) -> list[tuple[Group, Key, float]]:
+    """The gates right behind those parts of the state on which little comes through: shut, they would not be seen."""
+    state, out = made.states[step], []
+    strongest = max(state, key=lambda k: float(flow.tied_norms.get(k, 0.0)))
+    for key in state:
+        if key is not strongest:
+            first = _walk({key: state[key]}, made.states[step + 1], flow, accounts)[:1]
+            out += [part for part in first if "gate" in _label(part[0], part[1], names)]
+    return out
 
 
 def _walk(
