@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gradiometer.probe.explanation import (
+    at_the_edge,
+    count,
+    explain,
+    is_mask,
+    largest,
+    nonfinite,
+    numbers,
+    saved_tensors,
+    whole_rows_masked,
+)
 from gradiometer.probe.graph import ACCUMULATE
 from gradiometer.probe.nodes import of_node
 from gradiometer.probe.observation import Observation
 from gradiometer.records import Birth
 
-_MASKING = frozenset(("masked_fill", "where", "add", "sub", "tril", "triu"))
-_SAVED = "_saved_"
+_MASKS = ("masked_fill", "where", "tril", "triu", "pad", "constant_pad", "full", "scatter", "index_fill")
+"""Operations that put minus infinity where it is wanted."""
 
-# What is wrong with the inputs of an operation that has a domain, in the order in which it is asked.
-_ZERO = "an argument is exactly zero"
-_NEGATIVE = "an argument is negative"
-_DOMAINS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("log", "log2", "log10", "rsqrt", "logit"), (_ZERO, _NEGATIVE)),
-    "sqrt": (_NEGATIVE, _ZERO),
-    "reciprocal": (_ZERO,),
-    "pow": (_ZERO, _NEGATIVE),
-    "norm": (_ZERO,),
-    "std": (_ZERO,),
-}
-RISKY = frozenset((*_DOMAINS, "div", "true_divide", "acos", "asin", "atanh", "acosh", "linalg_norm", "vector_norm"))
-"""Operations whose derivative is not finite everywhere: of these the inputs are looked at while they are at hand."""
-_DIVISIONS = frozenset(("div", "true_divide", "floor_divide", "fmod", "remainder"))
-_SOFTMAX = ("softmax", "scaled_dot_product", "attention")
+_BROUGHT_DOWN = frozenset("logsumexp cross_entropy nll_loss log_softmax softmax softmin".split())
+"""Operations that a mask over a whole row, or over the target, brings down."""
 
 
 class Births:
@@ -46,30 +43,82 @@ class Births:
         self.root: Any = None
         """The node of the loss, while the backward pass runs."""
         self._bad_loss: bool | None = None
-        self._forward: list[tuple[Observation, Birth]] = []
+        self._forward: list[tuple[Observation | str, Birth]] = []
+        self._masks: list[tuple[Observation | str, Birth]] = []
+        self._unseen: dict[int, tuple[Tensor, str, Birth]] = {}
         self._loss: Birth | None = None
         self._handles: list[Any] = []
         self._backward: tuple[Any, Birth] | None = None
 
-    def look_forward(self, seen: Observation, inputs: Sequence[Any], inputs_of_network: Container[int] = ()) -> None:
-        """Judges one operation of the forward pass right after it ran."""
-        bad = float(seen.activation.nonfinite)
-        if not bad or (seen.operation.name in _MASKING and bad == float(seen.activation.masked)):
-            return
-        given = numbers(inputs)
-        sick = next((x for x in given if _nonfinite(x) and not _is_mask(x, seen)), None)
-        if sick is None:
-            birth = Birth("forward", "", seen.operation.name, *explain(seen.operation.name, given), seen.model)
-        elif sick.is_leaf and sick.requires_grad and id(sick) not in inputs_of_network:
-            birth = Birth("forward", "", "parameter", f"its weight holds {_count(sick)}", {}, seen.model)
-        elif sick.grad_fn is None or id(sick) in inputs_of_network:
-            birth = Birth("forward", "input", "input", f"the batch holds {_count(sick)}", {}, seen.model)
+    # -- forward ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def look_forward(
+        self,
+        seen: Observation,
+        y: Tensor,
+        inputs: Sequence[Any],
+        module: nn.Module | None = None,
+        of_network: Container[int] = (),
+    ) -> None:
+        """Judges an operation whose output ``y`` is not finite, right after it ran.
+
+        ``inputs`` are its arguments, ``module`` its module, ``of_network`` holds the ``id`` of the network's inputs.
+        """
+        name = seen.operation.name
+        given = [x for x in numbers(inputs) if x is not y]  # what was changed in place is not what it was
+        parts = list(module.named_parameters()) + list(module.named_buffers()) if module is not None else []
+        held = next(((n, p) for n, p in parts if p.is_floating_point() and nonfinite(p)), None)
+        sick = next((x for x in given if nonfinite(x) and not is_mask(x)), None)
+        if held is None and isinstance(sick, nn.Parameter):
+            held = ("weight", sick)
+        if held is not None:
+            what, bad = held
+            kind = "parameter" if isinstance(bad, nn.Parameter) else "buffer"
+            self._forward.append((seen, Birth("forward", "", kind, f"its {what} holds {count(bad)}", {}, seen.model)))
+        elif sick is not None:
+            self._handed_on(seen, sick, of_network)
+        elif any(is_mask(x) for x in given):
+            born = bool(torch.isnan(y).any()) or (name in _BROUGHT_DOWN and (name != "log_softmax"))
+            if born:
+                rows = whole_rows_masked(name, given)
+                self._forward.append(
+                    (seen, Birth("forward", "", name, *(rows or self._facts(seen, inputs, y)), seen.model))
+                )
+        else:
+            found = (seen, Birth("forward", "", name, *self._facts(seen, inputs, y), seen.model))
+            (self._masks if name.startswith(_MASKS) and is_mask(y) else self._forward).append(found)
+
+    @staticmethod
+    def _facts(seen: Observation, inputs: Sequence[Any], y: Tensor) -> tuple[str, dict[str, Any]]:
+        if seen.domain is not None and any(x is y for x in numbers(inputs)):
+            return seen.domain
+        return explain(seen.operation.name, inputs, form=y.dtype)
+
+    def _handed_on(self, seen: Observation, sick: Tensor, of_network: Container[int]) -> None:
+        """What came in was not finite: the batch, or what an operation made that is no site."""
+        if id(sick) in self._unseen:
+            _, site, birth = self._unseen[id(sick)]
+            self._forward.append((site, birth))
         elif self._forward:
             return  # it only hands on what another one made
+        elif sick.grad_fn is None or id(sick) in of_network:
+            self._forward.append((seen, Birth("forward", "input", "input", f"the batch holds {count(sick)}")))
         else:
-            made = of_node(sick.grad_fn.name(), has_parameter=False).name
-            birth = Birth("forward", "", made, f"what {made} gave holds {_count(sick)}", {}, seen.model)
-        self._forward.append((seen, birth))
+            name = of_node(sick.grad_fn.name(), has_parameter=False).name
+            self._forward.append(
+                (seen, Birth("forward", "", name, f"what {name} gave holds {count(sick)}", {}, seen.model))
+            )
+
+    @torch.no_grad()
+    def look_at_unseen(self, model: str, site: str, operation: str, y: Tensor, inputs: Sequence[Any]) -> None:
+        """Judges what is no site: the making of a mask, a conversion to another format."""
+        given = numbers(inputs)
+        if nonfinite(y) and not is_mask(y) and not any(nonfinite(x) and not is_mask(x) for x in given):
+            birth = Birth("forward", site, operation, *explain(operation, inputs, form=y.dtype), model)
+            self._unseen[id(y)] = (y, site, birth)
+
+    # -- the loss -----------------------------------------------------------------------------------------------------
 
     def look_at_loss(self, loss: Tensor, known: Container[object]) -> None:
         """Judges what backward is about to be called on; ``known`` are the nodes of the network.
@@ -78,7 +127,7 @@ class Births:
         checkpoint gives its tensors out but once.
         """
         self.root = loss.grad_fn
-        self._bad_loss = not math.isfinite(float(loss.detach().abs()))
+        self._bad_loss = nonfinite(loss.detach())
         if self._bad_loss and not self._forward:
             for node in _nodes_above(known, loss):
                 self._handles.append(node.register_hook(partial(self._judge_loss, node)))
@@ -87,9 +136,9 @@ class Births:
         with contextlib.suppress(Exception), torch._C.DisableTorchFunction(), torch.no_grad():
             kept = saved_tensors(node)
             name = of_node(node.name(), has_parameter=False).name
-            sound = [x for x in kept if not _nonfinite(x)]
+            sound = [x for x in kept if not nonfinite(x)]
             # The last that is found is nearest to the network, and so the first that was made.
-            if kept and (len(sound) < len(kept) or _at_the_edge(name, kept)):
+            if kept and (len(sound) < len(kept) or at_the_edge(name, kept)):
                 self._loss = Birth("forward", f"loss:{name}", name, *explain(name, sound), "loss")
 
     def backward_ended(self) -> None:
@@ -98,13 +147,34 @@ class Births:
         while self._handles:
             self._handles.pop().remove()
 
-    def look_backward(self, place: Any, operation: str, saved: Sequence[Tensor], entering: Sequence[Any]) -> None:
-        """Notes that gradients that are not finite left an operation which finite ones had entered."""
+    # -- backward -----------------------------------------------------------------------------------------------------
+
+    def look_backward(
+        self,
+        place: Any,
+        operation: str,
+        saved: Sequence[Tensor],
+        entering: Sequence[Any],
+        leaving: Sequence[Any] = (),
+        seen: Observation | None = None,
+    ) -> None:
+        """Notes that gradients that are not finite left an operation which finite ones had entered.
+
+        ``saved`` is what its node has kept, ``seen`` what was seen of it in the forward pass.
+        """
         if self._backward is not None:
             return
-        reason, inputs = explain(operation, saved, backward=True)
-        largest = max((_largest(g) for g in entering if isinstance(g, Tensor)), default=0.0)
-        self._backward = (place, Birth("backward", "", operation, reason, {**inputs, "largest_gradient": largest}))
+        bad = next((g for g in leaving if isinstance(g, Tensor) and nonfinite(g)), None)
+        forward = next((birth for at, birth in self._forward if at is seen and seen is not None), None)
+        if forward is not None:  # it was not finite in the forward pass already, and the loss did not ask for it
+            reason, inputs = forward.reason, dict(forward.inputs)
+        elif not saved and seen is not None and seen.domain is not None:
+            reason, inputs = seen.domain
+        else:
+            reason, inputs = explain(operation, saved, backward=True, form=bad.dtype if bad is not None else None)
+        size = max((largest(g) for g in entering if isinstance(g, Tensor)), default=None)
+        facts = {**inputs} if size is None else {**inputs, "largest_gradient": size}
+        self._backward = (place, Birth("backward", "", operation, reason, facts))
 
     def look_at_arrival(self, seen: Observation, nodes: Mapping[Any, Observation]) -> None:
         """Notes that a gradient which is not finite has come to a site: the first that does tells where it was made.
@@ -116,12 +186,9 @@ class Births:
             return
         maker = _user_of(seen, nodes, self.root)
         if isinstance(maker, Observation):
-            name = maker.operation.name
-            reason, inputs = maker.domain or explain(name, (), backward=True)
-            self._backward = (maker, Birth("backward", "", name, reason, inputs, maker.model))
+            self.look_backward(maker, maker.operation.name, (), (), seen=maker)
         else:
-            reason, inputs = explain(maker, (), backward=True)
-            self._backward = (f"loss:{maker}", Birth("backward", "", maker, reason, inputs, "loss"))
+            self.look_backward(f"loss:{maker}", maker, (), ())
 
     @property
     def any(self) -> bool:
@@ -140,16 +207,18 @@ class Births:
 
         ``locate`` gives model and site of a place that is neither an observation nor a name.
         """
-        if self._bad_loss is not False and self._forward:
-            seen, birth = self._forward[0]
-            return birth if birth.site else replace(birth, site=names.get(seen, seen.base))
-        if self._bad_loss or self._backward is None:
+        if self._bad_loss is not False and (self._forward or self._masks):
+            place, birth = (self._forward or self._masks)[0]
+        elif self._bad_loss or self._backward is None:
             return self._loss
-        place, birth = self._backward
+        else:
+            place, birth = self._backward
+        if birth.site:
+            return birth
         if isinstance(place, Observation):
-            return replace(birth, site=names.get(place, place.base))
+            return replace(birth, site=names.get(place, place.base), model=place.model)
         if isinstance(place, str) or locate is None:
-            return replace(birth, site=str(place))
+            return replace(birth, site=str(place), model=birth.model or "loss")
         model, site = locate(place)
         return replace(birth, site=site, model=model)
 
@@ -182,51 +251,6 @@ def _user_of(seen: Observation, nodes: Mapping[Any, Observation], root: Any) -> 
     return next(iter((*risky, *plain)), "loss")
 
 
-def saved_tensors(node: Any) -> list[Tensor]:
-    """What a node of autograd's graph has kept of its inputs and results."""
-    out = []
-    for name in dir(node):
-        if name.startswith(_SAVED):
-            try:
-                value = getattr(node, name)
-            except RuntimeError:  # given up already
-                continue
-            out += [v for v in _flat([value]) if isinstance(v, Tensor) and v.is_floating_point()]
-    return out
-
-
-def explain(operation: str, inputs: Sequence[Tensor], *, backward: bool = False) -> tuple[str, dict[str, Any]]:
-    """In words and numbers, what in finite inputs made an operation give NaN or Inf."""
-    facts: dict[str, Any] = {}
-    given = [x.detach() for x in inputs if x.numel()]
-    if not given:
-        return ("its derivative is not finite there" if backward else "it gave NaN or Inf"), facts
-    facts["largest"] = max(_largest(x) for x in given)
-    form = min((x.dtype for x in given), key=lambda t: torch.finfo(t).max)
-    limit = torch.finfo(form).max
-    facts |= {"format": str(form).removeprefix("torch."), "format_largest": limit}
-    doubted = given[1:] if operation in _DIVISIONS else given  # a denominator that is a number is none of these
-    facts["zeros"] = sum(int((x == 0).sum()) for x in doubted)
-    facts["negative"] = sum(int((x < 0).sum()) for x in doubted if not x.is_complex())
-    if operation in _DIVISIONS and facts["zeros"]:
-        return f"{facts['zeros']:,} zeros in the denominator", facts
-    if any(word in operation for word in _SOFTMAX):
-        rows = sum(int(torch.isneginf(x).all(-1).sum()) for x in given if x.dim())
-        if rows:
-            facts["masked_rows"] = rows
-            return f"{rows:,} rows are masked as a whole: a softmax over nothing but -inf is 0/0", facts
-    for problem in _DOMAINS.get(operation, ()):
-        count = facts["zeros" if problem is _ZERO else "negative"]
-        if count:
-            where = "its derivative has no finite value there" if backward else "it has no finite value there"
-            return f"{problem} ({count:,} of them), and {where}", facts
-    if limit < 1e6 or facts["largest"] > math.sqrt(limit) or operation.startswith("exp"):
-        return f"values up to {facts['largest']:.3g} overflow {facts['format']}, which ends at {limit:.3g}", facts
-    if facts["zeros"] and backward:
-        return f"{_ZERO} ({facts['zeros']:,} of them), and its derivative has no finite value there", facts
-    return f"its {'derivative' if backward else 'value'} at inputs up to {facts['largest']:.3g} is not finite", facts
-
-
 def _nodes_above(known: Container[object], loss: Tensor, limit: int = 64) -> list[Any]:
     """The nodes behind the network's outputs, the loss first."""
     found: list[Any] = []
@@ -239,47 +263,3 @@ def _nodes_above(known: Container[object], loss: Tensor, limit: int = 64) -> lis
         found.append(node)
         queue.extend(target for target, _ in node.next_functions)
     return found
-
-
-def _at_the_edge(operation: str, kept: Sequence[Tensor]) -> bool:
-    if operation in ("log", "log2", "log10", "rsqrt"):
-        return any(bool((x <= 0).any()) for x in kept)
-    if operation in _DIVISIONS or operation == "reciprocal":
-        return any(bool((x == 0).any()) for x in kept)
-    return False
-
-
-def numbers(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors among some arguments that hold real or complex numbers."""
-    return [x for x in _flat(values) if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
-
-
-def _largest(x: Tensor) -> float:
-    x = x.detach().abs()
-    x = x[torch.isfinite(x)]
-    return float(x.max()) if x.numel() else 0.0
-
-
-def _nonfinite(x: Tensor) -> bool:
-    return bool(x.numel()) and not bool(torch.isfinite(x).all())
-
-
-def _is_mask(x: Tensor, seen: Observation) -> bool:
-    """Minus infinity alone, in what a softmax gets: it is there on purpose."""
-    softmax = any(word in seen.operation.name for word in _SOFTMAX) or seen.operation.name in _MASKING
-    return softmax and not bool(torch.isnan(x).any()) and not bool(torch.isposinf(x).any())
-
-
-def _count(x: Tensor) -> str:
-    nan, inf = int(torch.isnan(x).sum()), int(torch.isinf(x).sum())
-    return " and ".join(f"{n:,} {what}" for n, what in ((nan, "NaN"), (inf, "Inf")) if n)
-
-
-def _flat(values: Iterable[Any]) -> Iterable[Any]:
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from _flat(value)
-        elif isinstance(value, dict):
-            yield from _flat(value.values())
-        else:
-            yield value

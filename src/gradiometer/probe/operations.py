@@ -63,6 +63,13 @@ _PASSED_OVER = frozenset(
     pack_padded_sequence pad_packed_sequence backward real imag mT H T set get one_hot identity""".split()
 )
 
+# Methods of operators, whose names are not those of their functions.
+_OPERATORS = {
+    "truediv": "div", "rtruediv": "div", "itruediv": "div", "rdiv": "div", "idiv": "div", "rmatmul": "matmul",
+    "imatmul": "matmul", "rpow": "pow", "ipow": "pow", "radd": "add", "iadd": "add", "isub": "sub", "rmul": "mul",
+    "imul": "mul",
+}  # fmt: skip
+
 _CHANNELS = ("conv", "batch_norm", "instance_norm", "group_norm", "sync_batch_norm")
 
 # Class names of torch.nn whose operation is not their name in snake case.
@@ -141,6 +148,17 @@ def of_function(function: Callable[..., Any], args: tuple[Any, ...]) -> Operatio
     return of_name(name)
 
 
+def is_reversed(function: Callable[..., Any]) -> bool:
+    """Whether this is the method of the second operand, ``__rdiv__`` of ``1 / x``: its arguments change places."""
+    return getattr(function, "__name__", "") in ("__rdiv__", "__rtruediv__", "__rsub__", "__rpow__")
+
+
+def is_in_place(function: Callable[..., Any]) -> bool:
+    """Whether a function overwrites its first argument."""
+    name = getattr(function, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
+
+
 def of_view(function: Callable[..., Any]) -> Operation:
     """The operation of a function that `of_function` passes over, for where every step of the gradient counts.
 
@@ -168,9 +186,7 @@ def _function_name(function: Callable[..., Any]) -> str | None:
     dunder = name.startswith("__") and name.endswith("__")
     name = name.strip("_")
     if dunder:
-        name = {"truediv": "div", "rtruediv": "reciprocal", "itruediv": "div", "rmatmul": "matmul", "imatmul": "matmul",
-                "rpow": "pow", "ipow": "pow", "radd": "add", "iadd": "add", "isub": "sub", "rmul": "mul",
-                "imul": "mul"}.get(name, name)  # fmt: skip
+        name = _OPERATORS.get(name, name)
     return None if not name or name in _PASSED_OVER or name.startswith(("is_", "has_", "sym_")) else name
 
 

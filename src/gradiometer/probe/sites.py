@@ -12,14 +12,25 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
 
-from gradiometer.probe import births
+from gradiometer.probe.births import Births
+from gradiometer.probe.explanation import RISKY, explain
 from gradiometer.probe.ledger.calls import CallLog, is_composite, number_of_next_node
 from gradiometer.probe.observation import Observation
-from gradiometer.probe.operations import Operation, is_leaf, is_opaque, of_function, of_module, of_view
+from gradiometer.probe.operations import (
+    Operation,
+    is_in_place,
+    is_leaf,
+    is_opaque,
+    is_reversed,
+    of_function,
+    of_module,
+    of_view,
+)
 from gradiometer.probe.outputs import measurable, tensors
 from gradiometer.probe.recompute import checkpointing, first_of
 
 Call = Callable[..., Any]
+Domain = tuple[str, dict[str, Any]]
 _GATING = frozenset(("mul", "lerp", "addcmul", "where"))
 _SHOWN_FROZEN = ("weights", "activation", "attention")
 
@@ -47,7 +58,7 @@ class SiteTracker:
         self.foreign = 0  # depth of torch.autograd.grad, whose gradients are not those of the training
         self.on = True
         self.log: CallLog | None = None  # set where a ledger is kept
-        self.births = births.Births()
+        self.births = Births()
         self.network_inputs: set[int] = set()  # id of the tensors that go in
         self.propagation = False  # whether offset and correlation are measured
         self.may_wait = False  # whether values may be read from an accelerator in the middle of a step
@@ -151,13 +162,12 @@ class SiteTracker:
         operation = self._judged(of_module(module))
         # A module that is in no model under watch (one made on the fly) goes by the place that called it.
         base = place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
-        seen = len(self.observations)
         for suffix, y in tensors(output):
             in_place = version is not None and y is args[0] and _version(args) != version
             passed_on = any(y is a for a in args) and not in_place
             if measurable(y) and not passed_on:
-                self._observe(place, base + suffix, operation, y)
-        self._look_for_births(seen, args, module)
+                seen = self._observe(place, base + suffix, operation, y)
+                self._look_for_births(seen, y, args, module)
 
     def _note_module(
         self,
@@ -199,49 +209,70 @@ class SiteTracker:
             if self.log is not None:
                 self.log.ran(start, place)
 
-    def called(self, function: Call, args: Any, output: Any, start: int) -> None:
-        """Measures the output of a functional operation."""
+    def called(self, function: Call, args: Any, output: Any, start: int, domain: Domain | None) -> None:
+        """Measures the output of a functional operation; ``domain`` is known of one that has overwritten its input."""
         if self._leaf or not self.on or not (self._stack or self.backward):
             return
         operation = of_function(function, args)
         before = len(self.observations)
+        inputs = args[1::-1] if is_reversed(function) else args
         if operation is not None:
             operation = self._judged(operation)
-            self._look(operation, args, output)
-            self._look_for_births(before, args)
-            cheap = isinstance(output, Tensor) and output.device.type == "cpu"
-            if operation.name in births.RISKY and len(self.observations) > before and (cheap or self.may_wait):
-                self.observations[-1].domain = births.explain(operation.name, births.numbers(args), backward=True)
-        if self.log is not None and self._stack and not self.backward:
-            known = operation or self._judged(of_view(function))
-            seen = self.observations[before] if len(self.observations) > before else None
-            place = self._stack[-1]
-            composite = known.name == "multi_head_attention_forward"
-            self.log.called(start, place, f"{place[1]}:{known.name}", known, seen, args, output, composite=composite)
+            self._look(operation, inputs, output, domain)
+        if not self._stack or self.backward:
+            return
+        known = operation or self._judged(of_view(function))
+        (model, path), name = self._stack[-1], known.name
+        seen = self.observations[before] if len(self.observations) > before else None
+        if seen is None and self.may_wait and measurable(output):
+            self.births.look_at_unseen(model, f"{path}:{name}", name, output, inputs)
+        if self.log is not None:
+            composite = name == "multi_head_attention_forward"
+            self.log.called(start, (model, path), f"{path}:{name}", known, seen, args, output, composite=composite)
 
-    def _look_for_births(self, before: int, args: Any, module: nn.Module | None = None) -> None:
-        """Asks where a NaN or Inf came from while the inputs are at hand; on an accelerator only where one may wait."""
-        for seen in self.observations[before:]:
-            bad = seen.activation.nonfinite
-            if bad if isinstance(bad, float) else self.may_wait and float(bad):
-                weights = module.parameters() if module is not None else ()
-                self.births.look_forward(seen, (*args, *weights), self.network_inputs)
-
-    def _look(self, operation: Operation, args: Any, output: Any) -> None:
+    def _look(self, operation: Operation, inputs: Any, output: Any, domain: Domain | None) -> None:
         if not self._stack:  # what a checkpoint computes again between its modules
             for _, y in tensors(output):
                 if measurable(y):
                     self._recomputed(None, operation, y)
             return
         if operation.name in _GATING:
-            self._note_gates(args)
+            self._note_gates(inputs)
         model, path = self._stack[-1]
         for suffix, y in tensors(output):
             # Without a gradient only what belongs to the network is of interest, and not the making of a mask; but
             # the first pass of a reentrant checkpoint has no gradients, and its operations are asked for later.
             shown = y.requires_grad or not torch.is_grad_enabled() or operation.cause in _SHOWN_FROZEN
             if shown and measurable(y):
-                self._observe((model, path), f"{path}:{operation.name}{suffix}", operation, y)
+                seen = self._observe((model, path), f"{path}:{operation.name}{suffix}", operation, y)
+                self._look_for_births(seen, y, inputs, domain=domain)
+
+    def _domain_before(self, function: Call, args: Any) -> Domain | None:
+        """What the inputs are like of an operation that is about to overwrite them."""
+        operation = of_function(function, args) if is_in_place(function) and not self._leaf else None
+        if operation is None or operation.name not in RISKY or not self._may_ask(args[0]):
+            return None
+        return explain(operation.name, args, backward=True)
+
+    def _may_ask(self, y: Any) -> bool:
+        """Whether values may be asked for right now: on an accelerator the training would have to wait for them."""
+        return self.may_wait or (isinstance(y, Tensor) and y.device.type == "cpu")
+
+    def _look_for_births(
+        self,
+        seen: Observation | None,
+        y: Tensor,
+        inputs: Any,
+        module: nn.Module | None = None,
+        domain: Domain | None = None,
+    ) -> None:
+        """Asks where a NaN or Inf came from, or might come from in the backward pass, while the inputs are at hand."""
+        if seen is None or not self._may_ask(y):
+            return
+        if seen.operation.name in RISKY:
+            seen.domain = domain or explain(seen.operation.name, inputs, backward=True)
+        if float(seen.activation.nonfinite):
+            self.births.look_forward(seen, y, inputs, module, self.network_inputs)
 
     def _note_gates(self, args: Any) -> None:
         """Marks what is multiplied with another signal; a number or a parameter is none."""
@@ -255,19 +286,20 @@ class SiteTracker:
             if node in self._nodes:
                 self._nodes[node].gates = True
 
-    def _observe(self, place: tuple[str, str], base: str, operation: Operation, y: Tensor) -> None:
+    def _observe(self, place: tuple[str, str], base: str, operation: Operation, y: Tensor) -> Observation | None:
         base = base or operation.name  # a model that is one operation
         if self.backward:
             self._recomputed(base, operation, y)
-            return
+            return None
         if self.passes >= self.MAX_PASSES:
-            return
+            return None
         seen = Observation(place[0], base, self.passes, operation, y, self._unit_dim(operation, y))
         self.observations.append(seen)
         if self.propagation:
             seen.look_at_examples(y)
         if y.requires_grad and y.grad_fn is not None:
             self._hook(seen, y)
+        return seen
 
     def _unit_dim(self, operation: Operation, y: Tensor) -> int:
         """Channels of a convolution lie along dimension 1, features along the last; what follows has the same shape."""
@@ -284,8 +316,8 @@ class SiteTracker:
         self._nodes[y.grad_fn] = seen
 
         # A hook on the tensor sits at its node of the graph, and stays there when the tensor is changed in place.
-        def arrived(gradient: Tensor) -> None:
-            if self.on and not self.foreign:
+        def arrived(gradient: Tensor | None) -> None:
+            if gradient is not None and self.on and not self.foreign:
                 self.guarded("gradient", self._arrived, seen, gradient)
 
         self._handles.append((seen, y.register_hook(arrived)))
@@ -319,7 +351,7 @@ class SiteTracker:
         A generator's output is made before the step of the critic, and its gradient comes after.
         """
         self.observations = [s for s in self.observations if s.wants_gradient and s.gradient is None]
-        self.births = births.Births()
+        self.births = Births()
         self._remove([(s, handle) for s, handle in self._handles if s.gradient is not None])
         self._handles = [(s, handle) for s, handle in self._handles if s.gradient is None]
         self.passes, self._earlier, self.inside = 0, len(self.observations), 0.0
@@ -337,24 +369,27 @@ class SiteTracker:
         for _, handle in handles:
             handle.remove()
 
-    def guarded(self, where: str, act: Callable[..., None], *args: Any) -> None:
+    def guarded(self, where: str, act: Callable[..., Any], *args: Any) -> Any:
         """Does something of ours beside the training; a fault in it switches the instrument off and goes no further."""
-        start = perf_counter()
+        start, result = perf_counter(), None
         try:
             # Our own operations are not to be seen by the mode, nor by anybody else's.
             with torch._C.DisableTorchFunction():
-                act(*args)
+                result = act(*args)
         except Exception as error:
             self.on = False
             self._fault(where, error)
         self.inside += perf_counter() - start
+        return result
 
     def function(self, function: Call, args: Any, kwargs: Any) -> Any:
         """Calls a functional operation, with a look at what comes out."""
-        start = number_of_next_node()
+        start, domain = number_of_next_node(), None
+        if is_in_place(function) and self.on:
+            domain = self.guarded("operation", self._domain_before, function, args)
         output = function(*args, **(kwargs or {}))
         if self.on and not self._leaf:
-            self.guarded("operation", self.called, function, args, output, start)
+            self.guarded("operation", self.called, function, args, output, start, domain)
         return output
 
 

@@ -136,7 +136,8 @@ class Ledger(Sequence[LedgerRow]):
         """The rows of the network, the one that changes the gradient most first.
 
         On the main path the measure is `LedgerRow.change`; off it, where gains differ by what an operation is (the
-        derivative of a softmax), it is the distance from the median of the same operations. The loss, pooling, views
+        derivative of a softmax), it is the distance from the median of the same operations, or what the total would
+        change by without the row, whichever is less. The loss, pooling, views
         and the lookup of an embedding are what they are and rank last, unless they let nothing pass. A normalization
         that takes back what the weights before it have done (they are scale-free together) ranks by what is left.
         """
@@ -149,7 +150,7 @@ class Ledger(Sequence[LedgerRow]):
 
         Negative for what is not judged, infinite for what lets nothing pass.
         """
-        return _scores(self.rows)
+        return _scores(self.rows, self.total)
 
     @overload
     def __getitem__(self, index: int) -> LedgerRow: ...
@@ -222,7 +223,7 @@ def decades_by_cause(rows: Sequence[LedgerRow], *, norms: bool = False) -> dict[
     return out
 
 
-def _scores(rows: Sequence[LedgerRow]) -> list[float]:
+def _scores(rows: Sequence[LedgerRow], total: float) -> list[float]:
     """How far each row is from passing the gradient on, see `Ledger.ranked`."""
     peers: dict[str, list[float]] = {}
     for row in rows:
@@ -233,12 +234,15 @@ def _scores(rows: Sequence[LedgerRow]) -> list[float]:
     above = 0.0  # what a normalization just nearer to the loss did
     for row in rows:
         change = row.log10_norm_gain
-        if row.gain == 0 and row.main:
+        cut = row.gain == 0 and math.isnan(row.grad_rms)  # it leaves parameters without a gradient
+        if cut or (row.gain == 0 and row.main):
             out.append(math.inf)
         elif not math.isfinite(change) or row.cause in ("loss", "reshaping") or row.operation == "embedding":
             out.append(-1.0)
         elif not row.main:
-            out.append(abs(change - middle[row.operation]))
+            # What sets a row apart from its like matters only as far as anything comes of it.
+            cost = abs(row.total_without - total)
+            out.append(0.0 if math.isnan(cost) else min(abs(change - middle[row.operation]), cost))
         else:
             out.append(row.change)
         if row.main and row.cause == "normalization":

@@ -51,7 +51,7 @@ class Accounts:
 
     def elements(self, group: Group) -> int:
         """Of that gradient."""
-        return sum(self._flow.entering[key][1] for key in self._entry[group])
+        return max(sum(self._flow.entering[key][1] for key in self._entry[group]), 1)
 
     def rms(self, group: Group) -> float:
         """Of that gradient."""
@@ -120,12 +120,12 @@ class Accounts:
         table = self._flow.tables.get(group)
         if table is not None and not leaving:
             used = Arrival(*table)
-            edges = (Edge("", _gain(used, norm, elements), float(used.norm) / math.sqrt(used.elements)),)
+            edges = (Edge("", _gain(used, norm, elements), float(used.norm) / math.sqrt(max(used.elements, 1))),)
         elif leaving:
             key = key or max(leaving, key=lambda k: float(leaving[k].norm))
             used = leaving[key]
             edges = tuple(
-                Edge(self.names[k[0].group], _gain(a, norm, elements), float(a.norm) / math.sqrt(a.elements))
+                Edge(self.names[k[0].group], _gain(a, norm, elements), float(a.norm) / math.sqrt(max(a.elements, 1)))
                 for k, a in leaving.items()
                 if k[0].group is not None
             )
@@ -146,7 +146,7 @@ class Accounts:
             grad_rms=norm / math.sqrt(elements),
             main=main,
             elements=elements,
-            elements_out=used.elements,
+            elements_out=max(used.elements, 1),
             edges=edges,
             parameter=parameter,
             model=group.model,
@@ -172,7 +172,7 @@ class Accounts:
         _, _, used = max(ways, key=lambda way: ((way[0], way[1]) == chosen, float(way[2].norm)))
         if len(ways) == 1 and (norm == used.norm or abs(norm - float(used.norm)) <= _SAME * norm):
             return None
-        sent = float(used.norm) / math.sqrt(used.elements)
+        sent = float(used.norm) / math.sqrt(max(used.elements, 1))
         gain = norm / math.sqrt(elements) / sent if sent else math.nan
         branches = [self._branch(user, a, float(self._flow.entering[k][0]), norm, len(ways) > 1) for k, user, a in ways]
         return LedgerRow(
@@ -183,7 +183,7 @@ class Accounts:
             log10_gain=_log10(gain),
             grad_rms=sent,
             main=group in self.path,
-            elements=used.elements,
+            elements=max(used.elements, 1),
             elements_out=elements,
             edges=(Edge(self.names[group], gain, norm / math.sqrt(elements)),),
             branches=tuple(sorted(branches, key=lambda b: -b.grad_norm)) if len(ways) > 1 else (),
@@ -243,7 +243,7 @@ def _names(groups: list[Group], names: Mapping[Observation, str]) -> dict[Group,
 def _gain(arrival: Arrival, norm: float, elements: int) -> float:
     if not norm:
         return math.nan
-    return float(arrival.norm) / math.sqrt(arrival.elements) / (norm / math.sqrt(elements))
+    return float(arrival.norm) / math.sqrt(max(arrival.elements, 1)) / (norm / math.sqrt(elements))
 
 
 def _log10(gain: float) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 from gradiometer.measures import Scalar, norm, resolve, spread
 from gradiometer.probe.ledger.factors import Derivatives, weight_scale
 from gradiometer.probe.ledger.knots import Group, Key, Knot, Layout
+from gradiometer.probe.nodes import of_node
 
 _FEW = 4
 _SAMPLE = 1 << 16
@@ -64,7 +65,10 @@ class Flow:
         self.tied: dict[Key, set[Knot]] = {}
         """Keys of which what some of the users send, together, is wanted as well (the state of a recurrence)."""
         self.tied_norms: dict[Key, Scalar] = {}
-        self.on_fired: Callable[[Knot, tuple[Any, ...], list[Scalar], list[Scalar]], None] | None = None
+        self.on_fired: Callable[..., None] = lambda *_: None
+        """Called with a knot, what leaves and enters it, and the norms of both."""
+        self.on_altered: Callable[[Knot, Tensor], None] = lambda *_: None
+        """Called where finite gradients were summed, or handed to a hook of the user, and the outcome is not finite."""
         self._waiting: dict[Key, list[Sent]] = {}
         self._handles: list[Any] = []
         self._guard = guard
@@ -73,8 +77,13 @@ class Flow:
         """Hooks the nodes. The hooks go with the graph, and stop working at `remove`."""
         self._waiting[self.layout.root] = [Sent(None, 1.0, 1, 0, None)]
         for knot in self.layout.knots:
-            if knot.signal:
+            if knot.signal or self._computes(knot):
                 self._handles.append(knot.node.register_hook(self._hook(knot)))
+
+    @staticmethod
+    def _computes(knot: Knot) -> bool:
+        """Whether a knot makes one parameter of another (a norm of weights), and is no mere view of one."""
+        return knot.parameter is None and of_node(knot.node.name(), has_parameter=True).cause != "reshaping"
 
     def remove(self) -> None:
         """Takes the hooks off."""
@@ -93,6 +102,9 @@ class Flow:
     # -- one node -------------------------------------------------------------------------------------------------
 
     def _fired(self, knot: Knot, leaving: tuple[Any, ...], entering: tuple[Any, ...]) -> None:
+        if not knot.signal:
+            self.on_fired(knot, leaving, entering, _norms(leaving), _norms(entering))
+            return
         came = [self._finish((knot, nr), g) for nr, g in enumerate(entering) if g is not None]
         went = []
         signals = 0
@@ -111,8 +123,7 @@ class Flow:
                 self.scales[group] = scale
         if group is not None:
             self.derivatives.fired(knot, entering)
-        if self.on_fired is not None:
-            self.on_fired(knot, entering, went, came)
+        self.on_fired(knot, leaving, entering, went, came)
 
     def _leave(self, knot: Knot, key: Key, g: Tensor) -> Scalar:
         size = norm(g)
@@ -130,6 +141,9 @@ class Flow:
         # What came on one edge alone is still the same tensor, if no hook of the user's has put another in its place.
         same = len(waiting) == 1 and waiting[0].address == total.data_ptr() != 0
         size = waiting[0].norm if same else norm(total)
+        on_host = total.device.type == "cpu" and not same
+        if on_host and not math.isfinite(size) and all(math.isfinite(sent.norm) for sent in waiting):
+            self.on_altered(key[0], total)
         if len(waiting) > 1:
             sample = len(waiting) > _FEW
             whole = (spread(total, _SAMPLE) if sample else total).detach()
@@ -185,6 +199,10 @@ def _sum(parts: Sequence[Sent]) -> Tensor:
     for part in parts[1:]:
         total = total + part.kept  # type: ignore[operator]
     return total  # type: ignore[return-value]
+
+
+def _norms(gradients: Sequence[Tensor | None]) -> list[Scalar]:
+    return [norm(g) for g in gradients if g is not None]
 
 
 def _share(part: Tensor, whole: Tensor) -> Scalar:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from gradiometer.probe.births import Births, saved_tensors
+from gradiometer.probe.births import Births
+from gradiometer.probe.explanation import largest, saved_tensors
 from gradiometer.probe.ledger import recurrence
 from gradiometer.probe.ledger.accounts import Accounts
 from gradiometer.probe.ledger.calls import CallLog
@@ -22,6 +24,7 @@ from gradiometer.probe.observation import Observation
 from gradiometer.records import Birth, Ledger, LedgerRow, Recurrence
 
 _EMPTY = Ledger()
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,35 @@ class Tracing:
                 for key, takers in state.items():
                     self._flow.tied.setdefault(key, set()).update(takers)
         self._births = births
-        self._flow.on_fired = self._fired
+        self._halves: dict[Knot, tuple[float, torch.dtype]] = {}  # largest gradient that entered, in a short format
+        self._flow.on_fired, self._flow.on_altered = self._fired, self._altered
         self.install = self._flow.install
         self.remove = self._flow.remove
 
-    def _fired(self, knot: Knot, entering: tuple[Any, ...], went: list[Any], came: list[Any]) -> None:
-        if self._births.born_backward or all(math.isfinite(float(v)) for v in went):
+    def _fired(
+        self, knot: Knot, leaving: tuple[Any, ...], entering: tuple[Any, ...], went: list[Any], came: list[Any]
+    ) -> None:
+        if self._births.born_backward:
             return
-        if all(math.isfinite(float(v)) for v in came):
-            group = knot.group
-            name = group.operation.name if group is not None else of_node(knot.node.name(), True).name
-            self._births.look_backward(knot, name, saved_tensors(knot.node), entering)
+        if all(math.isfinite(float(v)) for v in went):
+            for g in entering:  # what may overflow on its last step, into a parameter
+                if g is not None and g.dtype in _HALF:
+                    self._halves[knot] = (largest(g), g.dtype)
+        elif all(math.isfinite(float(v)) for v in came):
+            call = self.layout.log.call_of(knot.number)
+            seen = call.seen if call is not None and not call.composite else None
+            saved = saved_tensors(knot.node)
+            self._births.look_backward(knot, self._name(knot), saved, entering, leaving, seen)
+
+    def _altered(self, knot: Knot, gradient: Any) -> None:
+        """A hook of the user's, or a sum of finite gradients, gave what is not finite."""
+        self._births.look_backward(knot, "hook", [], [], [gradient])
+
+    @staticmethod
+    def _name(knot: Knot) -> str:
+        if knot.group is not None:
+            return knot.group.operation.name
+        return of_node(knot.node.name(), has_parameter=True).name
 
     def read(
         self,
@@ -116,7 +137,10 @@ class Tracing:
         """A gradient may also become NaN or Inf on its last step, into a parameter, while the signal stays finite."""
         for knot in reversed(self.layout.knots) if bad and not self._births.born_backward else ():
             if knot.group is not None and any(id(p) in bad for p in parameters_below(knot)):
-                self._births.look_backward(knot, knot.group.operation.name, [], [])
+                top, form = self._halves.get(knot, (0.0, torch.float32))
+                entering = [torch.tensor(top)]
+                leaving = [torch.tensor(math.inf, dtype=form)]
+                self._births.look_backward(knot, knot.group.operation.name, [], entering, leaving)
                 return
 
     def _locate(self, accounts: Accounts, knot: Knot) -> tuple[str, str]:
@@ -124,4 +148,4 @@ class Tracing:
         if group in accounts.names:
             return group.model, accounts.names[group]
         call = self.layout.log.call_of(knot.number)
-        return (call.model, call.base) if call is not None else ("", of_node(knot.node.name(), True).name)
+        return (call.model, call.base) if call is not None else ("", self._name(knot))
