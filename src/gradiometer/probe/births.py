@@ -65,10 +65,15 @@ class Births:
 
         ``inputs`` are its arguments, ``module`` its module, ``of_network`` holds the ``id`` of the network's inputs.
         """
+        if id(y) in self._unseen:  # a module that ends with a conversion
+            _, site, birth = self._unseen[id(y)]
+            self._forward.append((site, birth))
+            return
         name = seen.operation.name
         given = [x for x in numbers(inputs) if x is not y]  # what was changed in place is not what it was
         parts = list(module.named_parameters()) + list(module.named_buffers()) if module is not None else []
         held = next(((n, p) for n, p in parts if p.is_floating_point() and nonfinite(p)), None)
+        inputs = (*inputs, *(p for _, p in parts))
         sick = next((x for x in given if nonfinite(x) and not is_mask(x)), None)
         if held is None and isinstance(sick, nn.Parameter):
             held = ("weight", sick)

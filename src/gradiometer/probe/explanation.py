@@ -64,17 +64,17 @@ def explain(
 
 def _reason(operation: str, given: Sequence[Tensor], facts: dict[str, Any], backward: bool) -> str:
     """The first of the usual reasons that fits."""
-    infinite = sum(int((~torch.isfinite(x)).sum()) for x in given if not is_mask(x) or backward)
-    if infinite:
-        facts["nonfinite"] = infinite
-        return f"one of its factors holds {infinite:,} Inf or NaN, and 0 times Inf is NaN"
     zeros, where = facts["zeros"], "its derivative has" if backward else "it has"
-    if operation in _DIVISIONS and zeros:
-        return f"{zeros:,} zero{'s' if zeros > 1 else ''} in the denominator"
     rows = whole_rows_masked(operation, given)
     if rows is not None:
         facts |= rows[1]
         return rows[0]
+    infinite = sum(int((~torch.isfinite(x)).sum()) for x in given)
+    if infinite:
+        facts["nonfinite"] = infinite
+        return f"an argument holds {infinite:,} Inf or NaN (0 times Inf, and Inf - Inf, are NaN)"
+    if operation in _DIVISIONS and zeros:
+        return f"{zeros:,} zero{'s' if zeros > 1 else ''} in the denominator"
     for problem in _DOMAINS.get(operation, ()):
         number = zeros if problem is _ZERO else facts["negative"]
         if number:

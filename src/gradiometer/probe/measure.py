@@ -138,7 +138,8 @@ class _Measurement:
             outputs = self._forward()
             loss = self._loss_of(outputs)
             self._check(loss)
-            tracing = Tracing(loss, self._log, self._births, self.sites.guarded, [x.grad_fn for x in self._inputs])
+            inputs = [x.grad_fn for x in self._inputs]
+            tracing = Tracing(loss, self._log, self._births, self.sites.guarded, inputs, may_wait=True)
             trained = [p for p in self._model.parameters() if p.requires_grad]
             loss_operations = graph.loss_operations(loss, self.sites.nodes)
             self._births.look_at_loss(loss, self.sites.nodes)

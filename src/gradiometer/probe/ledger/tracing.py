@@ -71,8 +71,11 @@ class Tracing:
         births: Births,
         guard: Callable[..., None],
         inputs: Sequence[Any] = (),
+        *,
+        may_wait: bool = False,
     ) -> None:
-        """``inputs`` are nodes at which the input enters; see `Flow` for ``guard``."""
+        """``inputs`` are nodes at which the input enters; see `Flow` for ``guard``. ``may_wait``
+        says that values may be read from an accelerator in the middle of the pass."""
         self.layout = Layout(loss, log, inputs)
         self._flow = Flow(self.layout, guard)
         self._plans = recurrence.plan(self.layout)
@@ -81,7 +84,9 @@ class Tracing:
                 for key, takers in state.items():
                     self._flow.tied.setdefault(key, set()).update(takers)
         self._births = births
-        self._halves: dict[Knot, tuple[float, torch.dtype]] = {}  # largest gradient that entered, in a short format
+        self._may_wait = may_wait
+        self._halves: dict[Knot, tuple[Tensor, Sequence[Any], Tensor]] = {}
+        """Of weights in a short format, whose gradient may overflow: the largest input, what entered, an overflow."""
         self._flow.on_fired, self._flow.on_altered = self._fired, self._altered
         self.install = self._flow.install
         self.remove = self._flow.remove
@@ -89,12 +94,13 @@ class Tracing:
     def _fired(
         self, knot: Knot, leaving: tuple[Any, ...], entering: tuple[Any, ...], went: list[Any], came: list[Any]
     ) -> None:
-        if self._births.born_backward:
+        if self._births.born_backward or not (self._may_wait or all(isinstance(v, float) for v in (*went, *came))):
             return
         if all(math.isfinite(float(v)) for v in went):
-            for g in entering:  # what may overflow on its last step, into a parameter
-                if g is not None and g.dtype in _HALF:
-                    self._halves[knot] = (largest(g), g.dtype)
+            form = next((g.dtype for g in entering if g is not None and g.dtype in _HALF), None)
+            if form is not None and knot.group is not None and any(True for _ in parameters_below(knot)):
+                top = [max(map(largest, saved_tensors(knot.node)), default=0.0)]
+                self._halves[knot] = (torch.tensor(top), entering, torch.tensor(math.inf, dtype=form))
         elif all(math.isfinite(float(v)) for v in came):
             call = self.layout.log.call_of(knot.number)
             seen = call.seen if call is not None and not call.composite else None
@@ -137,10 +143,10 @@ class Tracing:
         """A gradient may also become NaN or Inf on its last step, into a parameter, while the signal stays finite."""
         for knot in reversed(self.layout.knots) if bad and not self._births.born_backward else ():
             if knot.group is not None and any(id(p) in bad for p in parameters_below(knot)):
-                top, form = self._halves.get(knot, (0.0, torch.float32))
-                entering = [torch.tensor(top)]
-                leaving = [torch.tensor(math.inf, dtype=form)]
-                self._births.look_backward(knot, knot.group.operation.name, [], entering, leaving)
+                saved, entering, overflow = self._halves.get(knot, (None, (), None))
+                kept = [] if saved is None else [saved]
+                leaving = [] if overflow is None else [overflow]
+                self._births.look_backward(knot, knot.group.operation.name, kept, entering, leaving)
                 return
 
     def _locate(self, accounts: Accounts, knot: Knot) -> tuple[str, str]:
