@@ -26,6 +26,8 @@ def norm(x: Tensor) -> Scalar:
         5e-200
     """
     x = x.detach()
+    if x.is_nested:
+        x = x.values()
     if x.layout is not torch.strided:
         x = x.coalesce().values() if x.layout is torch.sparse_coo else x.to_dense()
     if not x.numel():

@@ -8,6 +8,7 @@ from contextlib import closing
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -162,6 +163,8 @@ class _Measurement:
         parameters = meter.read()
         sick = {row.name for row in parameters if row.grad_nonfinite}
         bad = {key for key, name in self.roster.parameter_names.items() if name in sick}
+        self._given = self._targets = self._outputs = None
+        self._inputs, self._leaves = [], []
         traced = tracing.read(names, self.roster.parameter_names, {id(p) for p in trained}, bad)
         return Reading(
             step=0,
@@ -216,7 +219,7 @@ class _Measurement:
         if isinstance(given, Tensor):
             plain = given.detach()
             number = plain.is_floating_point() or plain.is_complex()
-            data = not number or not self._through_input or given.layout is not torch.strided or given.is_nested
+            data = not number or not self._through_input or given.layout is not torch.strided
             if data or name == "y" or any(word in name for word in _NO_INPUT):
                 return plain.clone()
             leaf = plain.requires_grad_()
@@ -225,6 +228,8 @@ class _Measurement:
             return self._inputs[-1]
         if isinstance(given, Mapping):
             return {key: self._fresh(value, str(key).lower()) for key, value in given.items()}
+        if isinstance(given, np.ndarray):
+            return given.copy()
         if isinstance(given, (tuple, list)) and not isinstance(given, PackedSequence):
             made = [self._fresh(value, name) for value in given]
             return type(given)(*made) if hasattr(given, "_fields") else type(given)(made)
@@ -258,9 +263,9 @@ def _no_loss(loss: Any, function: Loss | None) -> str:
     if function is None:
         return "the output of the model has no loss. Give the batch the targets that it takes, or give loss=."
     if loss is None:
-        return "the loss function returned nothing. Let it return the loss."
+        return "the loss function returned None. Let it return the loss."
     if isinstance(loss, (int, float)):
-        return "the loss is a plain number, from which nothing leads back. Leave out .item() or float()."
+        return f"the loss is a {type(loss).__name__}, from which nothing leads back. Leave out .item() or float()."
     return f"the loss function returned {type(loss).__name__}, and one tensor is needed to go back from."
 
 
@@ -268,7 +273,7 @@ def _check_model(model: Any, loss: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"measure needs a torch.nn.Module and got {type(model).__name__}. Give it the model itself.")
     if isinstance(loss, type) or (loss is not None and not callable(loss)):
-        what = f"the class {loss.__name__}: make an instance" if isinstance(loss, type) else repr(loss)
+        what = f"the class {loss.__name__}: make an instance" if isinstance(loss, type) else type(loss).__name__
         raise InputError(f"loss is a function of outputs and targets, and not {what}.")
     name = type(model).__name__
     parameters = list(model.named_parameters())
@@ -276,7 +281,7 @@ def _check_model(model: Any, loss: Any) -> None:
         raise InputError(f"{name} has no parameters, so nothing of it can be trained.")
     for place, p in (*parameters, *model.named_buffers()):
         if nn.parameter.is_lazy(p):
-            raise InputError(f"{place} of {name} has no shape yet: run the model once on a batch first.")
+            raise InputError(f"{place} of {name} is not initialized yet (lazy): run the model once on a batch first.")
         if p.device.type == "meta":
             raise InputError(f"{place} of {name} is on the meta device and has no values: move it to a real one first.")
         if p.is_inference():
@@ -300,6 +305,8 @@ def _parts(batch: Any, loss: Loss | None) -> tuple[Any, Any]:
     else:
         given, targets = batch
     for name, x in tensors(given):
+        if x.is_nested:
+            raise InputError(f"an input{name} is a nested tensor, which cannot be measured: pad it.")
         if not x.numel():
             raise InputError(f"the batch is empty: an input{name} has shape {tuple(x.shape)}.")
         if x.is_inference():

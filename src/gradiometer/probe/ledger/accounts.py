@@ -104,8 +104,9 @@ class Accounts:
         behind = {
             cut for knot in end.knots if (call := self._flow.layout.log.call_of(knot.number)) for cut in call.cuts
         }
+        reached = max(k.number for k in end.knots)
         for cut in cuts:
-            whole = cut in behind
+            whole = cut in behind or (cut.to_numbers and cut.number <= reached)
             made.append(_cut_row(cut, main=whole))
             if whole:
                 name, rms = cut.site, 0.0

@@ -33,6 +33,7 @@ class Cut:
     """A call that got tensors with a graph and gave one without: no gradient goes back through it.
 
     ``block`` says so where it ran with gradients off, ``torch.no_grad()``; else it is the operation itself.
+    ``to_numbers`` says that plain numbers were made of it, so that nothing is known of what became of them.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Cut:
     operation: Operation
     inputs: tuple[Tensor, ...]
     block: str
+    to_numbers: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +112,9 @@ class CallLog:
             cuts = (*cuts, cut)
         for y in severed if cuts else ():
             self._behind[id(y)] = (y, cuts)
+        if not made and operation.name in _TO_NUMBERS:
+            for cut in cuts:
+                cut.to_numbers = True
 
     def _cuts_behind(self, given: Iterable[Tensor]) -> tuple[Cut, ...]:
         found = (cut for x in given for cut in self._behind.get(id(x), (x, ()))[1])

@@ -39,9 +39,8 @@ def cut_off(loss: Tensor, outputs: Tensor | None, log: CallLog, model: str) -> s
     """
     lost = "the loss has no graph" if loss.grad_fn is None else "the loss depends on no parameter of the model"
     behind = log.cuts_behind(loss) or (() if outputs is None else log.cuts_behind(outputs))
-    numbers = [cut for cut in log.cuts if not cut.operation.name.startswith("detach") and _is_conversion(cut)]
-    if not behind and loss.grad_fn is None and numbers:
-        behind = tuple(numbers[-1:])
+    if not behind and loss.grad_fn is None:  # numbers were made of it, or the loss function has cut it off
+        behind = tuple(cut for cut in log.cuts if cut.to_numbers or cut.model == "loss")[-1:]
     if not behind and loss.grad_fn is not None:
         behind = tuple(cut for call in log.calls for cut in call.cuts)
     if behind:
@@ -57,13 +56,9 @@ def cut_off(loss: Tensor, outputs: Tensor | None, log: CallLog, model: str) -> s
         )
     if outputs is not None and outputs.grad_fn is not None:
         return (
-            f"{lost}: what {model} gave has a graph, and the loss function does not use it. Compute the loss from it."
+            f"{lost}: the output of {model} has a graph, but the loss function does not use it. Compute it from that."
         )
     return (
-        f"{lost}: what {model} gave does not depend on its parameters. Look for a tensor that is made anew "
-        "(torch.tensor, numpy) or for weights that are used as .data."
+        f"{lost}: the output of {model} does not depend on its parameters. Look for a tensor that is made anew "
+        "(detach, numpy, torch.tensor, as_tensor) or for weights that are used as .data."
     )
-
-
-def _is_conversion(cut: Cut) -> bool:
-    return cut.operation.name in ("item", "tolist", "numpy", "array", "float", "int", "index")

@@ -82,6 +82,13 @@ class Layout:
         self._mark_signal(set(inputs))
         self.groups = self._group(set(inputs))
 
+    def release(self) -> None:
+        """Lets go of the graph; knots and groups point at each other, and would wait for the garbage collector."""
+        for knot in self.knots:
+            knot.node = knot.group = knot.parameter = None
+            knot.edges, knot.consumers = [], {}
+        self.knots, self.groups = [], []
+
     def _mark_signal(self, inputs: set[Any]) -> None:
         calls = {knot: self.log.call_of(knot.number) for knot in self.knots}
         members: dict[Call, list[Knot]] = {}

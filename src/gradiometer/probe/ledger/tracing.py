@@ -133,11 +133,14 @@ class Tracing:
         self._flow.settle()
         accounts = Accounts(self._flow, names, parameters)
         found = [recurrence.read(made, self._flow, accounts, parameters) for made in self._plans]
-        return Traced(
+        traced = Traced(
             ledger=accounts.ledger(starved(self.layout.log.cuts, self.layout, trained)),
             recurrences=tuple(r for r in found if r is not None),
             birth=self._births.found(names, partial(self._locate, accounts)),
         )
+        self._halves.clear()
+        self.layout.release()
+        return traced
 
     def _look_at_parameters(self, bad: set[int]) -> None:
         """A gradient may also become NaN or Inf on its last step, into a parameter, while the signal stays finite."""
