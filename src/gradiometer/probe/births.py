@@ -119,7 +119,10 @@ class Births:
     def look_at_unseen(self, model: str, site: str, operation: str, y: Tensor, inputs: Sequence[Any]) -> None:
         """Judges what is no site: the making of a mask, a conversion to another format."""
         given = numbers(inputs)
-        if nonfinite(y) and not is_mask(y) and not any(nonfinite(x) and not is_mask(x) for x in given):
+        known = next((self._unseen[id(x)] for x in given if id(x) in self._unseen), None)
+        if known is not None:  # it hands on what another one made
+            self._unseen[id(y)] = (y, *known[1:])
+        elif nonfinite(y) and not is_mask(y) and not any(nonfinite(x) and not is_mask(x) for x in given):
             birth = Birth("forward", site, operation, *explain(operation, inputs, form=y.dtype), model)
             self._unseen[id(y)] = (y, site, birth)
 
