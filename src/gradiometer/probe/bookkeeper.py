@@ -41,9 +41,9 @@ class Bookkeeper:
     def begins(self, root: Tensor, sites: SiteTracker) -> None:
         """A backward pass begins from this loss."""
         if root.device.type == "cpu" and root.numel() == 1:
-            sites.births.look_at_loss(root, sites.nodes)
+            sites.lookout.births.look_at_loss(root, sites.nodes)
         if sites.log is not None and self._tracing is None and root.grad_fn is not None:
-            self._tracing = Tracing(root, sites.log, sites.births, sites.guarded)
+            self._tracing = Tracing(root, sites.log, sites.lookout.births, sites.guarded)
             self._tracing.install()
             self._active = True
 
@@ -57,11 +57,11 @@ class Bookkeeper:
         """The ledger of the step that ends, empty if none was kept."""
         tracing, self._tracing = self._tracing, None
         self._readings += 1
-        if tracing is None and not sites.births.any:
+        if tracing is None and not sites.lookout.births.any:
             return Traced()
         names = observation.names(sites.observations)
         if tracing is None:
-            return Traced(birth=sites.births.found(names))
+            return Traced(birth=sites.lookout.births.found(names))
         self._due = min(max(2, 2 * (self._readings - 1)), self._readings - 1 + SELDOM)
         traced = tracing.read(names, roster.parameter_names, roster.trained)
         return traced.unscaled(float(scale))

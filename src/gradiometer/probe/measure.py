@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from gradiometer.errors import InputError
 from gradiometer.probe import graph, intercept, observation
+from gradiometer.probe.given import Inputs, Loss, check_model, copied, no_loss, own_loss, parts
 from gradiometer.probe.ledger import CallLog, Tracing
 from gradiometer.probe.ledger.calls import number_of_next_node
 from gradiometer.probe.ledger.cuts import cut_off
+from gradiometer.probe.lookout import Lookout
 from gradiometer.probe.outputs import tensors
 from gradiometer.probe.roster import Roster
 from gradiometer.probe.sites import SiteTracker
 from gradiometer.probe.traceless import traceless, unfused, without_reentrant_checkpoints
 from gradiometer.records import Reading
-
-Loss = Callable[[Any, Any], Tensor]
-_NO_INPUT = ("label", "target", "mask", "weight")
 
 
 def measure(model: nn.Module, batch: Any, loss: Loss | None = None) -> Reading:
@@ -67,20 +64,18 @@ def measure(model: nn.Module, batch: Any, loss: Loss | None = None) -> Reading:
         Nielsen, Neural Networks and Deep Learning (2015), chapter 5: the gradient as a product of ``w sigma'(z)``;
         here of every operation of any network.
     """
-    _check_model(model, loss)
+    check_model(model, loss)
     if torch.is_inference_mode_enabled():
         raise InputError(
             "measure needs gradients, and torch.inference_mode() forbids them here: leave that block first."
         )
-    given, targets = _parts(batch, loss)
+    given, targets = parts(batch, loss)
     modules = [model, loss] if isinstance(loss, nn.Module) else [model]
-    try:
-        with traceless(*modules), torch.enable_grad():
-            return _Measurement(model, given, targets, loss, through_input=True).run()
-    except _InputForbidsError:
-        # A model may treat its input as data (x.numpy(), x.requires_grad_(False)): the ledger then ends at a layer.
-        with traceless(*modules), torch.enable_grad():
-            return _Measurement(model, given, targets, loss, through_input=False).run()
+    with contextlib.suppress(_InputForbidsError), traceless(*modules), torch.enable_grad():
+        return _Measurement(model, Inputs(given, with_gradient=True), targets, loss).run()
+    # A model may treat its input as data (x.numpy(), x.requires_grad_(False)): the ledger then ends at a layer.
+    with traceless(*modules), torch.enable_grad():
+        return _Measurement(model, Inputs(given, with_gradient=False), targets, loss).run()
 
 
 class _InputForbidsError(Exception):
@@ -90,7 +85,7 @@ class _InputForbidsError(Exception):
 class _Measurement:
     """Stands in for the probe of a watch while one pass is measured."""
 
-    def __init__(self, model: nn.Module, given: Any, targets: Any, loss: Loss | None, *, through_input: bool) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, targets: Any, loss: Loss | None) -> None:
         self.thread = threading.get_ident()
         self.roster = Roster(lambda *_: None)
         self.roster.add_model("", model)
@@ -98,15 +93,11 @@ class _Measurement:
             self.roster.paths.pop(id(loss), None)
         self.sites = SiteTracker(self.roster.paths, self._fault)
         self.sites.log = self._log = CallLog()
-        self._births = self.sites.births
-        self.sites.propagation = self.sites.may_wait = True
-        self._model, self._targets, self._loss = model, _copied(targets), loss
-        self._through_input = through_input
+        self.sites.propagation = True
+        self._model, self._inputs, self._targets, self._loss = model, inputs, copied(targets), loss
         self._outputs: Tensor | None = None
-        self._leaves: list[Tensor] = []
-        self._inputs: list[Tensor] = []
-        self._given = self._fresh(given)
-        self.sites.network_inputs = {id(x) for x in self._inputs}
+        self.sites.lookout = Lookout(may_wait=True, network_inputs=frozenset(id(x) for x in inputs.tensors))
+        self._births = self.sites.lookout.births
 
     # -- what `intercept` asks of a probe -------------------------------------------------------------------------
 
@@ -134,12 +125,12 @@ class _Measurement:
         """Forward, backward, and the reading."""
         began = perf_counter()
         start = number_of_next_node()
-        leaves = {id(x) for x in self._leaves}
-        with intercept.alone(self), without_reentrant_checkpoints(leaves), closing(self.sites):
+        leaves = {id(x) for x in self._inputs.leaves}
+        with intercept.alone(self), without_reentrant_checkpoints(leaves), contextlib.closing(self.sites):
             outputs = self._forward()
             loss = self._loss_of(outputs)
             self._check(loss)
-            inputs = [x.grad_fn for x in self._inputs]
+            inputs = [x.grad_fn for x in self._inputs.tensors]
             tracing = Tracing(loss, self._log, self._births, self.sites.guarded, inputs, may_wait=True)
             trained = [p for p in self._model.parameters() if p.requires_grad]
             loss_operations = graph.loss_operations(loss, self.sites.nodes)
@@ -149,7 +140,7 @@ class _Measurement:
             older = any(k.number < start for k in tracing.layout.knots if k.parameter is None)
             try:
                 gradients = intercept.grad(
-                    loss, [*trained, *self._leaves], allow_unused=True, retain_graph=older or None
+                    loss, [*trained, *self._inputs.leaves], allow_unused=True, retain_graph=older or None
                 )
             finally:
                 tracing.remove()
@@ -163,8 +154,8 @@ class _Measurement:
         parameters = meter.read()
         sick = {row.name for row in parameters if row.grad_nonfinite}
         bad = {key for key, name in self.roster.parameter_names.items() if name in sick}
-        self._given = self._targets = self._outputs = None
-        self._inputs, self._leaves = [], []
+        self._inputs.clear()
+        self._targets = self._outputs = None
         traced = tracing.read(names, self.roster.parameter_names, {id(p) for p in trained}, bad)
         return Reading(
             step=0,
@@ -184,13 +175,9 @@ class _Measurement:
 
     def _forward(self) -> Any:
         try:
-            if isinstance(self._given, Mapping):
-                return self._model(**self._given)
-            if isinstance(self._given, (tuple, list)) and not isinstance(self._given, PackedSequence):
-                return self._model(*self._given)
-            return self._model(self._given)
+            return self._inputs.call(self._model)
         except RuntimeError as error:
-            if self._leaves:
+            if self._inputs.leaves:
                 raise _InputForbidsError from error
             raise
 
@@ -200,9 +187,9 @@ class _Measurement:
             with self.sites.loss_scope():
                 loss = self._loss(outputs, self._targets)
         else:
-            loss = _own_loss(outputs)
+            loss = own_loss(outputs)
         if not isinstance(loss, Tensor):
-            raise InputError(_no_loss(loss, self._loss))
+            raise InputError(no_loss(loss, self._loss))
         return loss
 
     def _check(self, loss: Tensor) -> None:
@@ -213,102 +200,3 @@ class _Measurement:
         parameters = {id(p) for p in self._model.parameters()}
         if not any(id(p) in parameters for p in graph.leaves(loss)):
             raise InputError(cut_off(loss, self._outputs, self._log, type(self._model).__name__))
-
-    def _fresh(self, given: Any, name: str = "") -> Any:
-        """Copies of the inputs, floating ones with a gradient; a copy may be changed in place as the original may."""
-        if isinstance(given, Tensor):
-            plain = given.detach()
-            number = plain.is_floating_point() or plain.is_complex()
-            data = not number or not self._through_input or given.layout is not torch.strided
-            if data or name == "y" or any(word in name for word in _NO_INPUT):
-                return plain.clone()
-            leaf = plain.requires_grad_()
-            self._leaves.append(leaf)
-            self._inputs.append(leaf.clone())
-            return self._inputs[-1]
-        if isinstance(given, Mapping):
-            return {key: self._fresh(value, str(key).lower()) for key, value in given.items()}
-        if isinstance(given, np.ndarray):
-            return given.copy()
-        if isinstance(given, (tuple, list)) and not isinstance(given, PackedSequence):
-            made = [self._fresh(value, name) for value in given]
-            return type(given)(*made) if hasattr(given, "_fields") else type(given)(made)
-        return given
-
-
-def _copied(targets: Any) -> Any:
-    """The same, safe from changes in place."""
-    if isinstance(targets, Tensor):
-        return targets.detach().clone()
-    if isinstance(targets, Mapping):
-        return {key: _copied(value) for key, value in targets.items()}
-    if isinstance(targets, (tuple, list)) and not isinstance(targets, PackedSequence):
-        made = [_copied(value) for value in targets]
-        return type(targets)(*made) if hasattr(targets, "_fields") else type(targets)(made)
-    return targets
-
-
-def _own_loss(outputs: Any) -> Any:
-    """The loss that a model computes itself: ``.loss``, ``["loss"]``, or the first of a tuple if it is one number."""
-    loss = getattr(outputs, "loss", None)
-    if loss is None and isinstance(outputs, Mapping):
-        return outputs.get("loss")
-    if loss is None:
-        first = next((y for _, y in tensors(outputs)), None)
-        return first if first is not None and first.numel() == 1 else None
-    return loss
-
-
-def _no_loss(loss: Any, function: Loss | None) -> str:
-    if function is None:
-        return "the output of the model has no loss. Give the batch the targets that it takes, or give loss=."
-    if loss is None:
-        return "the loss function returned None. Let it return the loss."
-    if isinstance(loss, (int, float)):
-        return f"the loss is a {type(loss).__name__}, from which nothing leads back. Leave out .item() or float()."
-    return f"the loss function returned {type(loss).__name__}, and one tensor is needed to go back from."
-
-
-def _check_model(model: Any, loss: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"measure needs a torch.nn.Module and got {type(model).__name__}. Give it the model itself.")
-    if isinstance(loss, type) or (loss is not None and not callable(loss)):
-        what = f"the class {loss.__name__}: make an instance" if isinstance(loss, type) else type(loss).__name__
-        raise InputError(f"loss is a function of outputs and targets, and not {what}.")
-    name = type(model).__name__
-    parameters = list(model.named_parameters())
-    if not parameters:
-        raise InputError(f"{name} has no parameters, so nothing of it can be trained.")
-    for place, p in (*parameters, *model.named_buffers()):
-        if nn.parameter.is_lazy(p):
-            raise InputError(f"{place} of {name} is not initialized yet (lazy): run the model once on a batch first.")
-        if p.device.type == "meta":
-            raise InputError(f"{place} of {name} is on the meta device and has no values: move it to a real one first.")
-        if p.is_inference():
-            raise InputError(f"{place} of {name} was made under torch.inference_mode(): make the model outside of it.")
-    if not any(p.requires_grad for _, p in parameters):
-        raise InputError(
-            f"no parameter of {name} requires a gradient: all of it is frozen. "
-            "Set requires_grad_(True) on what is to be trained."
-        )
-
-
-def _parts(batch: Any, loss: Loss | None) -> tuple[Any, Any]:
-    """What the model gets, and what the loss gets besides the outputs."""
-    if isinstance(batch, Mapping):
-        given, targets = batch, batch
-    elif not isinstance(batch, (tuple, list)) or len(batch) != 2 or isinstance(batch, PackedSequence):
-        what = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise InputError(f"batch is (inputs, targets) or a mapping of the model's keywords, and not {what}.")
-    elif loss is None:
-        raise InputError("a batch of (inputs, targets) needs loss(outputs, targets), such as F.cross_entropy.")
-    else:
-        given, targets = batch
-    for name, x in tensors(given):
-        if x.is_nested:
-            raise InputError(f"an input{name} is a nested tensor, which cannot be measured: pad it.")
-        if not x.numel():
-            raise InputError(f"the batch is empty: an input{name} has shape {tuple(x.shape)}.")
-        if x.is_inference():
-            raise InputError("the batch was made under torch.inference_mode(): make it outside of it.")
-    return given, targets

@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
 
-from gradiometer.probe.births import Births
-from gradiometer.probe.explanation import RISKY, explain
 from gradiometer.probe.ledger.calls import CallLog, is_composite, number_of_next_node
+from gradiometer.probe.lookout import Domain, Lookout
 from gradiometer.probe.observation import Observation
 from gradiometer.probe.operations import (
     Operation,
     is_in_place,
     is_leaf,
     is_opaque,
-    is_reversed,
     of_function,
     of_module,
     of_view,
@@ -30,7 +28,6 @@ from gradiometer.probe.outputs import measurable, tensors
 from gradiometer.probe.recompute import checkpointing, first_of
 
 Call = Callable[..., Any]
-Domain = tuple[str, dict[str, Any]]
 _GATING = frozenset(("mul", "lerp", "addcmul", "where"))
 _SHOWN_FROZEN = ("weights", "activation", "attention")
 
@@ -58,10 +55,8 @@ class SiteTracker:
         self.foreign = 0  # depth of torch.autograd.grad, whose gradients are not those of the training
         self.on = True
         self.log: CallLog | None = None  # set where a ledger is kept
-        self.births = Births()
-        self.network_inputs: set[int] = set()  # id of the tensors that go in
+        self.lookout = Lookout()
         self.propagation = False  # whether offset and correlation are measured
-        self.may_wait = False  # whether values may be read from an accelerator in the middle of a step
         self._paths = paths
         self._fault = fault
         self._nodes: dict[object, Observation] = {}
@@ -167,7 +162,7 @@ class SiteTracker:
             passed_on = any(y is a for a in args) and not in_place
             if measurable(y) and not passed_on:
                 seen = self._observe(place, base + suffix, operation, y)
-                self._look_for_births(seen, y, args, module)
+                self.lookout.site(seen, y, args, module)
 
     def _note_module(
         self,
@@ -215,7 +210,7 @@ class SiteTracker:
             return
         operation = of_function(function, args)
         before = len(self.observations)
-        inputs = args[1::-1] if is_reversed(function) else args
+        inputs = self.lookout.operands(function, args)
         if operation is not None:
             operation = self._judged(operation)
             self._look(operation, inputs, output, domain)
@@ -224,8 +219,8 @@ class SiteTracker:
         known = operation or self._judged(of_view(function))
         (model, path), name = self._stack[-1], known.name
         seen = self.observations[before] if len(self.observations) > before else None
-        if seen is None and self.may_wait and measurable(output):
-            self.births.look_at_unseen(model, f"{path}:{name}", name, output, inputs)
+        if seen is None:
+            self.lookout.unseen(model, path, name, output, inputs)
         if self.log is not None:
             composite = name == "multi_head_attention_forward"
             self.log.called(start, (model, path), f"{path}:{name}", known, seen, args, output, composite=composite)
@@ -245,34 +240,7 @@ class SiteTracker:
             shown = y.requires_grad or not torch.is_grad_enabled() or operation.cause in _SHOWN_FROZEN
             if shown and measurable(y):
                 seen = self._observe((model, path), f"{path}:{operation.name}{suffix}", operation, y)
-                self._look_for_births(seen, y, inputs, domain=domain)
-
-    def _domain_before(self, function: Call, args: Any) -> Domain | None:
-        """What the inputs are like of an operation that is about to overwrite them."""
-        operation = of_function(function, args) if is_in_place(function) and not self._leaf else None
-        if operation is None or operation.name not in RISKY or not self._may_ask(args[0]):
-            return None
-        return explain(operation.name, args, backward=True)
-
-    def _may_ask(self, y: Any) -> bool:
-        """Whether values may be asked for right now: on an accelerator the training would have to wait for them."""
-        return self.may_wait or (isinstance(y, Tensor) and y.device.type == "cpu")
-
-    def _look_for_births(
-        self,
-        seen: Observation | None,
-        y: Tensor,
-        inputs: Any,
-        module: nn.Module | None = None,
-        domain: Domain | None = None,
-    ) -> None:
-        """Asks where a NaN or Inf came from, or might come from in the backward pass, while the inputs are at hand."""
-        if seen is None or not self._may_ask(y):
-            return
-        if seen.operation.name in RISKY:
-            seen.domain = domain or explain(seen.operation.name, inputs, backward=True)
-        if float(seen.activation.nonfinite):
-            self.births.look_forward(seen, y, inputs, module, self.network_inputs)
+                self.lookout.site(seen, y, inputs, domain=domain)
 
     def _note_gates(self, args: Any) -> None:
         """Marks what is multiplied with another signal; a number or a parameter is none."""
@@ -326,7 +294,7 @@ class SiteTracker:
         seen.arrived(gradient)
         bad = seen.gradient.nonfinite if seen.gradient is not None else 0.0
         if isinstance(bad, float) and bad:
-            self.births.look_at_arrival(seen, self._nodes)
+            self.lookout.births.look_at_arrival(seen, self._nodes)
 
     def _recomputed(self, base: str | None, operation: Operation, y: Tensor) -> None:
         """Hooks what a reentrant checkpoint computes again: its first pass had no graph to hook."""
@@ -338,7 +306,7 @@ class SiteTracker:
     def backward_ended(self, failed: bool = False) -> None:
         """Ends the pass, or drops one that failed: what is called from here on is numbered anew."""
         self._nodes.clear()
-        self.births.backward_ended()
+        self.lookout.births.backward_ended()
         if failed:
             del self.observations[self._earlier :]
         else:
@@ -351,7 +319,7 @@ class SiteTracker:
         A generator's output is made before the step of the critic, and its gradient comes after.
         """
         self.observations = [s for s in self.observations if s.wants_gradient and s.gradient is None]
-        self.births = Births()
+        self.lookout.restart()
         self._remove([(s, handle) for s, handle in self._handles if s.gradient is not None])
         self._handles = [(s, handle) for s, handle in self._handles if s.gradient is None]
         self.passes, self._earlier, self.inside = 0, len(self.observations), 0.0
@@ -385,8 +353,8 @@ class SiteTracker:
     def function(self, function: Call, args: Any, kwargs: Any) -> Any:
         """Calls a functional operation, with a look at what comes out."""
         start, domain = number_of_next_node(), None
-        if is_in_place(function) and self.on:
-            domain = self.guarded("operation", self._domain_before, function, args)
+        if self.on and not self._leaf and is_in_place(function):
+            domain = self.guarded("operation", self.lookout.before, function, args)
         output = function(*args, **(kwargs or {}))
         if self.on and not self._leaf:
             self.guarded("operation", self.called, function, args, output, start, domain)
