@@ -230,3 +230,13 @@ def test_two_optimizers_have_a_ledger_each():
     sites = [[row.site for row in r.ledger] for r in watch.run.readings if r.optimizer == 0 and r.ledger]
     assert sites
     assert [s for s in sites[0] if s.startswith("G.")] == ["G.2", "G.1"]
+
+
+@pytest.mark.parametrize("made", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_weights_that_are_made_of_parameters(made):
+    """Spectral normalization keeps views of buffers that it changes later: torch refuses to say where they come from."""
+    torch.manual_seed(0)
+    model = nn.Sequential(made(nn.Linear(12, 12)), nn.Tanh(), made(nn.Linear(12, 4)))
+    run = train(model, 3)
+    assert (run.notes, len(run.readings)) == ((), 3)
+    assert [row.site for row in run.readings[0].ledger if row.model == ""] == ["2", "1"]

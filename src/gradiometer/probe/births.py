@@ -23,7 +23,7 @@ from gradiometer.probe.explanation import (
     saved_tensors,
     whole_rows_masked,
 )
-from gradiometer.probe.graph import ACCUMULATE
+from gradiometer.probe.graph import ACCUMULATE, node_of
 from gradiometer.probe.nodes import of_node
 from gradiometer.probe.observation import Observation
 from gradiometer.records import Birth
@@ -107,7 +107,7 @@ class Births:
             self._forward.append((site, birth))
         elif self._forward:
             return  # it only hands on what another one made
-        elif sick.grad_fn is None or id(sick) in of_network:
+        elif (maker := node_of(sick)) is None or id(sick) in of_network:
             self._forward.append((seen, Birth("forward", "input", "input", f"the batch holds {count(sick)}")))
         else:
             name = of_node(sick.grad_fn.name(), has_parameter=False).name

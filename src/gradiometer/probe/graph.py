@@ -52,6 +52,18 @@ def loss_operations(root: Tensor, known: Container[object]) -> tuple[str, ...]:
     return tuple(names) if met else ()
 
 
+def node_of(x: Tensor) -> Any:
+    """The node that made a tensor, ``None`` of a leaf.
+
+    Also of a view made under ``no_grad`` whose base was changed since (spectral normalization has one): of such a
+    tensor torch refuses to say.
+    """
+    try:
+        return x.grad_fn
+    except RuntimeError:
+        return None
+
+
 def leaves(root: Tensor) -> Iterator[Tensor]:
     """The tensors at which a graph ends and gradients come to rest: parameters, and inputs that require a gradient.
 
@@ -61,12 +73,13 @@ def leaves(root: Tensor) -> Iterator[Tensor]:
         >>> [leaf is w for leaf in leaves((w * 3).sum())]
         [True]
     """
-    if root.is_leaf:
-        if root.requires_grad:
+    first = node_of(root)
+    if first is None:
+        if root.requires_grad and root._base is None:
             yield root
         return
     seen: set[object] = set()
-    stack = [root.grad_fn]
+    stack = [first]
     while stack:
         node: Any = stack.pop()
         if node is None or node in seen:

@@ -80,9 +80,9 @@ class Observation:
         self.offset = offset(y, self.unit_dim)
         self.correlation = correlation(y)
 
-    def dead_share(self) -> float | None:
+    def dead_share(self) -> Scalar | None:
         """Share of the units that were zero for every example, ``None`` of an operation that cannot die."""
-        return None if self.peak is None else (self.peak == 0).float().mean().item()
+        return None if self.peak is None else (self.peak == 0).float().mean()
 
     def arrived(self, gradient: Tensor) -> None:
         """Adds a gradient that arrives at this output (several backward passes over one graph add up)."""

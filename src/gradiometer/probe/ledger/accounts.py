@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from gradiometer.measures import resolve
 from gradiometer.probe.ledger.calls import Cut
 from gradiometer.probe.ledger.flow import Arrival, Flow
 from gradiometer.probe.ledger.knots import Group, Key
@@ -38,6 +39,7 @@ class Accounts:
         self.groups = sorted(self._entry, key=lambda g: -max(k.number for k in g.knots))
         self.names = _names(self.groups, names)
         self.path = self._main_path()
+        self._dead = _dead_shares(self.groups)
 
     # -- sizes ----------------------------------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class Accounts:
         if found is None:
             return {}
         seen = group.call.seen if group.call is not None else None
-        flat = seen.dead_share() if found[1] is None and seen is not None else found[1]
+        flat = self._dead.get(seen) if found[1] is None and seen is not None else found[1]
         return {"derivative": float(found[0]), "flat": None if flat is None else float(flat)}
 
     def _fork(self, group: Group) -> LedgerRow | None:
@@ -222,6 +224,13 @@ class Accounts:
             factor = math.sqrt(max(1 + 2 * change * share + (change * float(a.norm) / norm) ** 2, 0.0))
             group = target
         return total + _log10(factor)
+
+
+def _dead_shares(groups: list[Group]) -> dict[Observation, float]:
+    """The share of dead units of every activation that has a flat half, read with one transfer."""
+    seen = [group.call.seen for group in groups if group.call is not None and group.call.seen is not None]
+    shares = {one: share for one in seen if (share := one.dead_share()) is not None}
+    return dict(zip(shares, resolve(shares.values()), strict=True))
 
 
 def _names(groups: list[Group], names: Mapping[Observation, str]) -> dict[Group, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.probe.graph import node_of
 from gradiometer.probe.observation import Observation
 from gradiometer.probe.operations import Operation
 from gradiometer.probe.outputs import tensors
@@ -102,7 +103,7 @@ class CallLog:
         cuts = self._cuts_behind(given) if self._behind else ()
         if end > start and any(y.requires_grad for y in made):
             layer = operation.name.startswith(_LAYERS) and given
-            node = (given[0].grad_fn or given[0].requires_grad or None) if layer else None
+            node = (node_of(given[0]) or given[0].requires_grad or None) if layer else None
             self.calls.append(Call(start, end, place[0], base, operation, seen, composite, node, cuts))
         asked = tuple(x for x in given if x.requires_grad)
         severed = [y for y in made if not y.requires_grad]

@@ -173,8 +173,8 @@ class Flow:
         values = resolve(v for a in arrivals for v in (a.norm, a.product))
         for a, size, product in zip(arrivals, values[::2], values[1::2], strict=True):
             a.norm, a.product = size, product
-        for group, (size, count) in list(self.tables.items()):
-            self.tables[group] = (float(size), count)
+        tables = resolve(size for size, _ in self.tables.values())
+        self.tables = {g: (size, count) for (g, (_, count)), size in zip(self.tables.items(), tables, strict=True)}
         self.scales = dict(zip(self.scales, resolve(self.scales.values()), strict=True))
         self.tied_norms = dict(zip(self.tied_norms, resolve(self.tied_norms.values()), strict=True))
         sizes = resolve(size for size, _ in self.entering.values())
