@@ -234,9 +234,9 @@ def test_two_optimizers_have_a_ledger_each():
 
 @pytest.mark.parametrize("made", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
 def test_weights_that_are_made_of_parameters(made):
-    """Spectral normalization keeps views of buffers that it changes later: torch refuses to say where they come from."""
+    """Spectral normalization keeps views of buffers that it changes later: torch will not say where they come from."""
     torch.manual_seed(0)
     model = nn.Sequential(made(nn.Linear(12, 12)), nn.Tanh(), made(nn.Linear(12, 4)))
     run = train(model, 3)
     assert (run.notes, len(run.readings)) == ((), 3)
-    assert [row.site for row in run.readings[0].ledger if row.model == ""] == ["2", "1"]
+    assert [row.site for row in run.readings[0].ledger if row.model == ""] == ["2:linear", "1"]

@@ -110,7 +110,7 @@ class Births:
         elif (maker := node_of(sick)) is None or id(sick) in of_network:
             self._forward.append((seen, Birth("forward", "input", "input", f"the batch holds {count(sick)}")))
         else:
-            name = of_node(sick.grad_fn.name(), has_parameter=False).name
+            name = of_node(maker.name(), has_parameter=False).name
             self._forward.append(
                 (seen, Birth("forward", "", name, f"what {name} gave holds {count(sick)}", {}, seen.model))
             )
