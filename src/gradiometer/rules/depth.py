@@ -58,6 +58,11 @@ class Profile:
         """The first layers: where the gradient arrives too small or too large."""
         return tuple(layer.name for layer in self.layers[: max(2, len(self.layers) // 8)])
 
+    @property
+    def gated(self) -> bool:
+        """Whether it is a recurrence with gates."""
+        return self.through_time is not None and any("gate" in name for name in self.through_time.by)
+
     def a_step(self) -> str:
         """In words, what one time step does to the gradient, and which matrix or gate does it."""
         found = self.through_time

@@ -84,6 +84,8 @@ def _remark(patients: Sequence[Patient]) -> str:
                 "do not say why: none of the pathologies known so far is seen."
             )
     few = max((len(patient.losses) for patient in patients), default=0)
+    if not few:
+        return "From one reading it cannot be told whether it learns."
     return f"After {few} steps it cannot be told yet whether it learns." if few < ENOUGH else ""
 
 

@@ -39,6 +39,7 @@ _REMEDIES = {
     "weights": ("He initialization (Xavier for tanh)", "batch or layer normalization", "residual connections"),
     "normalization": ("normalization inside the residual branch", "residual connections", "He initialization"),
     "connection": ("a skip connection without a gate", "gates that start open (bias)", "residual connections"),
+    "gate": ("a forget gate that starts open (bias 1 or more)", "a loss at more time steps", "shorter sequences"),
     "time": ("a gated cell (LSTM, GRU)", "orthogonal or identity recurrent weights", "shorter sequences"),
 }
 
@@ -112,7 +113,8 @@ def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
         said += f" {profile.attribution.in_words(vanishing=True)}."
         cause = f"{_CAUSES.get(main, main)}: {percent(shares[main])}"
     said += profile.a_step() if profile.decades > -math.inf else ""
-    order = _REMEDIES["time" if profile.axis != "layer" else main if main in _REMEDIES else "activation"]
+    over_time = "gate" if profile.gated else "time"
+    order = _REMEDIES[over_time if profile.axis != "layer" else main if main in _REMEDIES else "activation"]
     return Finding(
         kind="vanishing_gradient",
         severity=severity,
