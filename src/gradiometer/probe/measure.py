@@ -137,7 +137,7 @@ class _Measurement:
             self._births.look_at_loss(loss, self.sites.nodes)
             tracing.install()
             # What was in the graph before (features that the model has cached) is somebody else's, who may need it.
-            older = any(k.number < start for k in tracing.layout.knots if k.parameter is None)
+            older = any(k.number < start and k.node not in inputs for k in tracing.layout.knots if k.parameter is None)
             try:
                 gradients = intercept.grad(
                     loss, [*trained, *self._inputs.leaves], allow_unused=True, retain_graph=older or None

@@ -60,8 +60,8 @@ def _values(tensors: list[Tensor]) -> Callable[[], None]:
 
     def restore() -> None:
         for t, value, version in zip(tensors, kept, versions, strict=True):
-            # Batch normalization does not count what it does to its running statistics; a parameter is always counted.
-            same = t._version == version if isinstance(t, nn.Parameter) else torch.equal(t.detach(), value)
+            # Both: batch normalization and `.data` do not count what they change, and what is counted need not change.
+            same = (version is None or t._version == version) and torch.equal(t.detach(), value)
             if version is None or same:
                 continue
             with torch.no_grad():

@@ -54,6 +54,8 @@ def cut_off(loss: Tensor, outputs: Tensor | None, log: CallLog, model: str) -> s
             f"{lost}: it is cut off at {own}, whose input has a graph and whose output has none. "
             f"Leave out {cut.operation.name} there, or put something differentiable in its place."
         )
+    if loss.grad_fn is None and any(call.model == "loss" for call in log.calls):
+        return f"{lost}: the loss function cuts it off on the way. Look in it for detach, detach_, .data and numpy."
     if outputs is not None and outputs.grad_fn is not None:
         return (
             f"{lost}: the output of {model} has a graph, but the loss function does not use it. Compute it from that."
