@@ -77,7 +77,7 @@ class Observation:
 
     def look_at_examples(self, y: Tensor) -> None:
         """Measures what of the signal comes from the input: offset and correlation between examples."""
-        self.offset = offset(y, self.unit_dim)
+        self.offset = offset(y, self.unit_dim, self.activation.squares)
         self.correlation = correlation(y)
 
     def dead_share(self) -> Scalar | None:

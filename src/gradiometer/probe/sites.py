@@ -182,7 +182,8 @@ class SiteTracker:
         operation = self._judged(of_module(module))
         base = place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
         seen = self.observations[before] if len(self.observations) > before else None
-        inputs = (*args, *module.parameters())
+        weights = module.parameters() if module._modules else module._parameters.values()
+        inputs = (*args, *weights)
         log.called(start, place, base, operation, seen, inputs, output, composite=is_composite(module))
 
     def _judged(self, operation: Operation) -> Operation:

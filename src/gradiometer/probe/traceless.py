@@ -17,6 +17,8 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from gradiometer.probe.graph import leaves
 
+_PLAIN = frozenset((bool, int, float, str, tuple, type(None)))
+
 
 @contextmanager
 def traceless(*modules: nn.Module) -> Iterator[None]:
@@ -87,6 +89,8 @@ def _attributes(module: nn.Module) -> Callable[[], None]:
 
 def _held(value: Any) -> Callable[[], object] | None:
     """How to bring the content of one attribute back, ``None`` if it has none that can change."""
+    if type(value) in _PLAIN:
+        return None
     if isinstance(value, (dict, set)):
         return partial(_refill, value, value.copy(), value.update)
     if isinstance(value, (list, deque)):

@@ -82,13 +82,14 @@ class Derivatives:
         self._left = {g: len(g.knots) for g in groups if g.operation.cause == "activation" and len(g.leads_to()) == 1}
         self._ones: dict[Key, Tensor] = {}
         self._out: dict[Group, Tensor] = {}
+        self._shapes: dict[Any, Tensor] = {}
 
     def fired(self, knot: Knot, entering: tuple[Any, ...]) -> None:
         """Sends ones on through a node whose gradient has just passed."""
         group = knot.group
         if group is None or group not in self._left:
             return
-        ones = [self._ones.pop((knot, i), None if g is None else torch.ones_like(g)) for i, g in enumerate(entering)]
+        ones = [self._ones.pop((knot, i), None if g is None else self._plain(g)) for i, g in enumerate(entering)]
         try:
             given = knot.node(*ones)
         except (RuntimeError, TypeError):  # a checkpoint gives its tensors out but once
@@ -108,6 +109,13 @@ class Derivatives:
         if not self._left[group]:
             self._measure(group, entering)
 
+    def _plain(self, g: Tensor) -> Tensor:
+        """Ones of the shape of a gradient; one network has few shapes, and nobody writes into them."""
+        kind = (g.shape, g.dtype, g.device)
+        if kind not in self._shapes:
+            self._shapes[kind] = torch.ones_like(g)
+        return self._shapes[kind]
+
     def _measure(self, group: Group, entering: tuple[Any, ...]) -> None:
         derivative = self._out.pop(group, None)
         first = next((g for g in entering if g is not None), None)
@@ -118,6 +126,7 @@ class Derivatives:
 
     def settle(self) -> None:
         """Reads everything that still lies on a device."""
+        self._shapes.clear()
         sizes = resolve(rms for rms, _ in self.found.values())
         flats = iter(resolve(flat for _, flat in self.found.values() if flat is not None))
         for (group, (_, flat)), rms in zip(list(self.found.items()), sizes, strict=True):
