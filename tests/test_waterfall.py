@@ -4,6 +4,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -187,3 +188,11 @@ def test_a_ledger_is_a_sequence():
     assert ledger.worst.operation == "detach"
     assert "4 rows" in repr(ledger)
     assert gm.Ledger().worst is None
+
+
+def test_the_example():
+    """What the README shows: the layer that was spoiled is the one that is marked."""
+    place = Path(__file__).parent.parent / "examples" / "spoiled.py"
+    result = invoke(f"{place}:setup")
+    assert result.exit_code == 0
+    assert "worst: 24 (linear, weights) times 0.07" in result.stdout

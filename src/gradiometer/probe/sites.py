@@ -332,6 +332,8 @@ class SiteTracker:
         self._remove(self._handles)
         self._handles = []
         self.observations = []
+        self.log = None  # it knows tensors and nodes of the graph
+        self.lookout.restart()
 
     @staticmethod
     def _remove(handles: list[tuple[Observation, Any]]) -> None:

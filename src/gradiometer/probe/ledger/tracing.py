@@ -61,6 +61,10 @@ def _divided(row: LedgerRow, scale: float) -> LedgerRow:
     )
 
 
+def _nothing(*_: Any) -> None:
+    """What a flow tells after it has been read."""
+
+
 class Tracing:
     """Lays out the graph of a loss, hooks it for one backward pass, and reads what came of it."""
 
@@ -138,9 +142,15 @@ class Tracing:
             recurrences=tuple(r for r in found if r is not None),
             birth=self._births.found(names, partial(self._locate, accounts)),
         )
-        self._halves.clear()
-        self.layout.release()
+        self._release()
         return traced
+
+    def _release(self) -> None:
+        """Lets go of everything now: what points at each other would wait for the garbage collector."""
+        self._halves.clear()
+        self._plans.clear()
+        self._flow.on_fired = self._flow.on_altered = _nothing
+        self.layout.release()
 
     def _look_at_parameters(self, bad: set[int]) -> None:
         """A gradient may also become NaN or Inf on its last step, into a parameter, while the signal stays finite."""
