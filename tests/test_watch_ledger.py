@@ -133,7 +133,7 @@ def test_time_inside_a_recurrent_layer(kind):
     diagnosis = gm.diagnose(run)
     assert [f.kind for f in diagnosis if f.severity != "info"] == ["vanishing_gradient"]
     assert "A step passes on" in diagnosis[0].explanation
-    assert diagnosis[0].sites[0] == "rnn.weight_hh_l0 at step 1"
+    assert diagnosis[0].sites[0] == "rnn.weight_hh_l0 at time step 1"
 
 
 class Broken(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import sys
 import time
 import warnings
@@ -112,7 +113,7 @@ def measure(place: str, everything: bool, signal: bool, as_json: bool) -> None:
         if as_json:
             _print_json(reading.to_dict())
             return
-        console = _console()
+        console = _console(piped=160)
         waterfall.show(console, reading, everything=everything)
         if signal:
             console.print()
@@ -193,11 +194,13 @@ def _row(path: Path) -> dict[str, Any]:
     }
 
 
-def _console() -> Console:
+def _console(piped: int | None = None) -> Console:
+    """``piped`` is the width where the output goes to a file and nobody has said how wide it is."""
     # A name or a bar that the terminal has no character for is replaced, and is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    return Console()
+    given = "COLUMNS" in os.environ or sys.stdout.isatty()
+    return Console(width=None if given else piped)
 
 
 def _newest(out: str) -> Path:

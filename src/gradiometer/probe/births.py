@@ -108,7 +108,8 @@ class Births:
         elif self._forward:
             return  # it only hands on what another one made
         elif (maker := node_of(sick)) is None or id(sick) in of_network:
-            self._forward.append((seen, Birth("forward", "input", "input", f"the batch holds {count(sick)}")))
+            what = "the batch holds" if id(sick) in of_network or seen.model != "loss" else "the targets hold"
+            self._forward.append((seen, Birth("forward", "input", "input", f"{what} {count(sick)}")))
         else:
             name = of_node(maker.name(), has_parameter=False).name
             self._forward.append(
@@ -134,8 +135,8 @@ class Births:
         What the nodes behind the network have kept is looked at when the backward pass has used it, and not before: a
         checkpoint gives its tensors out but once.
         """
-        self.root = loss.grad_fn
-        self._bad_loss = nonfinite(loss.detach())
+        self.root = self.root or loss.grad_fn
+        self._bad_loss = bool(self._bad_loss) or nonfinite(loss.detach())
         if self._bad_loss and not self._forward:
             for node in _nodes_above(known, loss):
                 self._handles.append(node.register_hook(partial(self._judge_loss, node)))
@@ -215,7 +216,7 @@ class Births:
 
         ``locate`` gives model and site of a place that is neither an observation nor a name.
         """
-        if self._bad_loss is not False and (self._forward or self._masks):
+        if (self._bad_loss is not False and self._forward) or (self._bad_loss and self._masks):
             place, birth = (self._forward or self._masks)[0]
         elif self._bad_loss or self._backward is None:
             return self._loss

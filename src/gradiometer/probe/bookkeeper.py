@@ -33,25 +33,37 @@ class Bookkeeper:
 
     def opens(self, sites: SiteTracker) -> None:
         """A window opens: decides whether the calls in it are logged."""
-        self._tracing = None
+        self.drop()
         if self._readings >= self._due:
             sites.log = CallLog()
             sites.propagation = True
 
     def begins(self, root: Tensor, sites: SiteTracker) -> None:
         """A backward pass begins from this loss."""
-        if root.device.type == "cpu" and root.numel() == 1:
+        if root.device.type == "cpu":
             sites.lookout.births.look_at_loss(root, sites.nodes)
+        if self._tracing is not None and sites.lookout.births.born_backward:
+            self.drop()  # the step was not taken (a gradient scaler skips one that overflows), and this is the next try
+            sites.lookout.restart()
         if sites.log is not None and self._tracing is None and root.grad_fn is not None:
             self._tracing = Tracing(root, sites.log, sites.lookout.births, sites.guarded)
             self._tracing.install()
             self._active = True
 
-    def ends(self) -> None:
-        """That backward pass has ended, or failed."""
+    def ends(self, failed: bool = False) -> None:
+        """That backward pass has ended; one that failed is no part of the step."""
         if self._active and self._tracing is not None:
             self._tracing.remove()
+            if failed:
+                self.drop()
         self._active = False
+
+    def drop(self) -> None:
+        """Lets go of what was traced and will not be read."""
+        if self._tracing is not None:
+            self._tracing.remove()
+            self._tracing.release()
+        self._tracing = None
 
     def read(self, sites: SiteTracker, roster: Roster, scale: Scalar) -> Traced:
         """The ledger of the step that ends, empty if none was kept."""

@@ -132,6 +132,7 @@ class Probe:
     def _disconnect(self) -> None:
         self.on = False
         self.sites.close()
+        self._bookkeeper.drop()
         intercept.close_window(self)
         intercept.stop(self)
         self._window, self._meter = False, None
@@ -196,10 +197,11 @@ class Probe:
     def backward_ends(self, failed: bool = False) -> None:
         """Ends a pass; one that failed is forgotten, since a training that goes on leaves it out as well."""
         self.sites.backward -= 1
+        if not self.sites.backward:
+            self._bookkeeper.ends(failed)
         if not self.on or self.sites.backward:
             return
         self._in_pass = False
-        self._bookkeeper.ends()
         self.sites.backward_ended(failed)
         if failed:
             self._losses.backward_failed()

@@ -64,8 +64,11 @@ def node_of(x: Tensor) -> Any:
         return None
 
 
-def leaves(root: Tensor) -> Iterator[Tensor]:
+def leaves(root: Any) -> Iterator[Tensor]:
     """The tensors at which a graph ends and gradients come to rest: parameters, and inputs that require a gradient.
+
+    Args:
+        root: a tensor, or a node of autograd's graph.
 
     Example:
         >>> import torch
@@ -73,7 +76,7 @@ def leaves(root: Tensor) -> Iterator[Tensor]:
         >>> [leaf is w for leaf in leaves((w * 3).sum())]
         [True]
     """
-    first = node_of(root)
+    first = node_of(root) if isinstance(root, Tensor) else root
     if first is None:
         if root.requires_grad and root._base is None:
             yield root

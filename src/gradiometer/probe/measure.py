@@ -176,7 +176,7 @@ class _Measurement:
     def _forward(self) -> Any:
         try:
             return self._inputs.call(self._model)
-        except RuntimeError as error:
+        except Exception as error:
             if self._inputs.leaves:
                 raise _InputForbidsError from error
             raise
@@ -198,5 +198,7 @@ class _Measurement:
             todo = "Take its absolute value or real part." if loss.is_complex() else "Take its mean or sum."
             raise InputError(f"the loss {kind}, and one real number is needed to go back from. {todo}")
         parameters = {id(p) for p in self._model.parameters()}
+        if loss.grad_fn is None and id(loss) in parameters:
+            raise InputError("the loss is a parameter of the model itself: there is no operation to go back through.")
         if not any(id(p) in parameters for p in graph.leaves(loss)):
             raise InputError(cut_off(loss, self._outputs, self._log, type(self._model).__name__))

@@ -23,7 +23,7 @@ _ATTENTION = "scaled_dot_product"
 _MOVED = frozenset(
     """view unsafe_view reshape reshape_alias transpose t permute squeeze unsqueeze expand select slice split
     unsafe_split split_with_sizes unbind clone to_copy alias index repeat as_strided copy_slices detach narrow
-    diagonal unfold copy contiguous copy_slices""".split()
+    diagonal unfold copy contiguous""".split()
 )
 
 

@@ -32,45 +32,55 @@ def traceless(*modules: nn.Module) -> Iterator[None]:
         for module in {id(m): m for root in modules for m in root.modules()}.values():
             undo.callback(_attributes(module))
         tensors = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
-        undo.callback(_tensors(list(tensors.values())))
+        undo.callback(_values(list(tensors.values())))
+        undo.callback(_gradients(list(tensors.values())))
         yield
 
 
-def _tensors(tensors: list[Tensor]) -> Callable[[], None]:
-    gradients = [t.grad for t in tensors if t.is_leaf]
-    flags = [t.requires_grad for t in tensors]
-    restore_values = _values(tensors)
-    for t in tensors:
-        if t.is_leaf:
-            t.grad = None
+def _gradients(tensors: list[Tensor]) -> Callable[[], None]:
+    """Puts gradients and flags back; apart from the values, so that nothing that goes wrong there can cost them."""
+    held = [(t, t.grad, t.requires_grad) for t in tensors if t.is_leaf]
+    for t, _, _ in held:
+        t.grad = None
 
     def restore() -> None:
-        restore_values()
-        held = iter(gradients)
-        for t, flag in zip(tensors, flags, strict=True):
-            if t.is_leaf:
-                t.grad = next(held)
-                t.requires_grad_(flag)
+        for t, gradient, flag in held:
+            t.grad = gradient
+            t.requires_grad_(flag)
 
     return restore
 
 
 def _values(tensors: list[Tensor]) -> Callable[[], None]:
-    """Puts values that have changed back, and the count of changes too: a backward pass still to come asks for it."""
-    versions = [None if t.is_inference() else t._version for t in tensors]
-    kept = [t.detach().clone() for t in tensors]
+    """Puts values that have changed back, and the count of changes too: a backward pass still to come asks for it.
+
+    What is no plain piece of memory (sparse, nested, on the meta device) stays as it is.
+    """
+    plain = [t for t in tensors if t.layout is torch.strided and not t.is_nested and t.device.type != "meta"]
+    versions = [None if t.is_inference() else t._version for t in plain]
+    kept = [t.detach().clone() for t in plain]
 
     def restore() -> None:
-        for t, value, version in zip(tensors, kept, versions, strict=True):
+        for t, value, version in zip(plain, kept, versions, strict=True):
             # Both: batch normalization and `.data` do not count what they change, and what is counted need not change.
-            same = (version is None or t._version == version) and torch.equal(t.detach(), value)
-            if version is None or same:
+            if version is None or (t._version == version and _same(t.detach(), value)):
                 continue
             with torch.no_grad():
                 t.copy_(value)
-            torch._C._autograd._unsafe_set_version_counter((t,), (version,))  # type: ignore[attr-defined]
+            _set_version(t, version)
 
     return restore
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _set_version(t: Tensor, version: int) -> None:
+    """By the context manager of torch that keeps a count, whose way of keeping it differs from version to version."""
+    keeper: Any = torch.autograd._unsafe_preserve_version_counter(t)
+    keeper.prev_version, keeper.prev_versions = version, (version,)
+    keeper.__exit__()
 
 
 def _attributes(module: nn.Module) -> Callable[[], None]:

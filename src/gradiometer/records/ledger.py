@@ -117,10 +117,14 @@ class Ledger(Sequence[LedgerRow]):
     def total(self) -> float:
         """Decades between the loss and the end of the main path: the sum of its log gains.
 
-        Minus infinity where a row lets nothing pass; those behind it, which nothing enters, have a gain of NaN.
+        Minus infinity where a row lets nothing pass; those behind it, which nothing enters, have a gain of NaN. So has
+        one that NaN or Inf enters, even if it lets none of it pass: the total is then that of the two ends.
         """
         gains = [row.log10_gain for row in self.rows if row.main]
-        return -math.inf if -math.inf in gains else sum(gains)
+        if -math.inf in gains:
+            return -math.inf
+        broken = any(math.isnan(gain) for gain in gains)
+        return math.log10(self.end_rms) if broken and self.end_rms > 0 else sum(gains)
 
     @property
     def by_cause(self) -> dict[str, float]:

@@ -58,5 +58,7 @@ class Reading:
             plain["unit_gradients"] = row.unit_gradients
             plain["ratio"] = row.ratio
         data["ledger"] = data["ledger"]["rows"]
+        for plain, row in zip(data["ledger"], self.ledger, strict=True):
+            plain |= {"log10_norm_gain": row.log10_norm_gain, "change": row.change}
         data["ledger_total"] = self.ledger.total if self.ledger else None
         return data

@@ -5,6 +5,8 @@ Answers: does the signal keep its size, and do different inputs still look diffe
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +28,7 @@ def show(console: Console, reading: Reading) -> None:
 
 def render(reading: Reading, *, plain: bool = False) -> RenderableType:
     """The same as something rich can print."""
-    rows = [row for row in reading.sites if row.correlation is not None and row.site.cause in _CAUSES]
+    rows = [r for r in reading.sites if r.correlation is not None and r.site.cause in _CAUSES and not r.masked]
     if not rows:
         return Text("no forward statistics: they need at least two examples")
     table = Table.grid(padding=(0, 2))
@@ -35,8 +37,8 @@ def render(reading: Reading, *, plain: bool = False) -> RenderableType:
     heads = ("output of", "rms", "mean²/variance", "correlation of inputs", "")
     table.add_row(*(Text(head, style="dim") for head in heads))
     for row in _spread(rows):
-        correlation = row.correlation or 0.0
-        cells = max(correlation, 0.0) * _WIDTH
+        correlation = row.correlation if row.correlation is not None else math.nan
+        cells = max(correlation, 0.0) * _WIDTH if math.isfinite(correlation) else 0.0
         bar = "#" * round(cells) if plain else blocks(cells)
         table.add_row(
             Text(row.name),

@@ -56,7 +56,11 @@ class _Line:
 
 def show(console: Console, reading: Reading, *, everything: bool = False) -> None:
     """Prints the waterfall of a reading; ``everything`` unfolds it and shows branches beside the main path."""
-    width = min(_WIDEST, max(_NARROWEST, console.width - 84))
+    lines = _lines(reading.ledger, everything=everything)
+    names = max((len(line.label) for line in lines), default=0)
+    what = max((len(line.rows[0].operation) for line in lines), default=0)
+    notes = min(max((len(_note(line, False).plain) for line in lines), default=0) + 9, 44)
+    width = min(_WIDEST, max(_NARROWEST, console.width - min(names, 40) - max(what, 13) - notes - 22))
     present(console, lambda plain: render(reading, everything=everything, plain=plain, width=width))
 
 
@@ -106,8 +110,12 @@ def _picture(ledger: Ledger, everything: bool, plain: bool, width: int) -> Table
     low, high = min([-1.0, *ends]), max([0.0, *ends])
     marked = {id(row) for row in _marked(ledger)}
     table = Table.grid(padding=(0, 1))
-    for justify in ("left", "left", "right", "right", "left", "left"):
-        table.add_column(justify=justify, no_wrap=justify == "right")  # type: ignore[arg-type]
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, min_width=width + 1)
+    table.add_column(overflow="fold")
     heads = ("operation", "", "decades", "sum", "from the loss on" if high < 0.05 else f"from {_signed(high)} on", "")
     table.add_row(*(Text(head, style="dim") for head in heads))
     for line in lines:
@@ -169,6 +177,8 @@ def _module(site: str) -> str:
 def _bar(line: _Line, low: float, high: float, plain: bool, width: int) -> Text:
     """From where the gradient was to where it is, in the colours of what did it."""
     if not math.isfinite(line.after):
+        if line.rows[0].grad_rms == 0:
+            return Text("nothing arrives", style="dim")
         return Text("nothing passes" if line.after == -math.inf else "NaN or Inf", style="bold red")
     scale = width / (high - low)
     left = (high - max(line.before, line.after)) * scale
@@ -199,7 +209,8 @@ def _note(line: _Line, bad: bool) -> Text:
         text.append(_shares(row), style="green")
     elif row.scale is not None:
         text.append(f"scale {row.scale:.2g}", style="dim")
-        text.append(f", alignment {row.alignment:.2g}" if row.alignment is not None else "", style="dim")
+        aligned = row.alignment is not None and math.isfinite(row.alignment)
+        text.append(f", alignment {row.alignment:.2g}" if aligned else "", style="dim")
     elif row.derivative is not None:
         flat = f", {row.flat:.0%} flat" if row.flat else ""
         text.append(f"f' rms {row.derivative:.2g}{flat}", style="dim")
@@ -210,6 +221,8 @@ def _shares(row: LedgerRow) -> str:
     """Where the gradient came from, such as ``98% skip, 2% layer1.0.conv1``."""
     skips = [branch for branch in row.branches if branch.operation in _SKIPS]
     skip = skips[0] if len(skips) == 1 else None
+    if not all(math.isfinite(branch.share) for branch in row.branches):
+        return ""
     first = [f"{branch.share:.0%} {'skip' if branch is skip else branch.site}" for branch in row.branches[:3]]
     rest = f" and {len(row.branches) - 3} more" if len(row.branches) > 3 else ""
     cosines = {round(branch.cosine, 2) for branch in row.branches}
@@ -234,7 +247,10 @@ def _worst(ledger: Ledger) -> Text:
     """The row to begin with, and what would come of mending it."""
     bad = _bad_rows(ledger)
     if not bad:
-        return Text("no operation changes the gradient by more than a factor of two", style="green")
+        if any(math.isnan(row.log10_gain) for row in ledger.main):
+            return Text()
+        said = "no operation changes the gradient by more than a factor of two (a change of width set aside)"
+        return Text(said, style="green")
     row = bad[0]
     text = Text("worst: ", style="bold")
     if row.gain == 0:

@@ -10,6 +10,9 @@ from typing import Any
 from gradiometer.records import LedgerRow, Reading, decades_by_cause
 from gradiometer.rules.base import percent
 
+MOST = 0.5
+"""Share of the whole from which on one row is named alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
@@ -22,21 +25,51 @@ class Attribution:
         """Decades of the gradient's norm by cause."""
         return {cause: d for cause, d in decades_by_cause(self.rows, norms=True).items() if d}
 
-    def shares(self, *, vanishing: bool) -> dict[str, float]:
-        """What part of all that is lost (or gained) each cause has, the largest first; gains are no comfort."""
+    def amounts(self, *, vanishing: bool) -> list[tuple[LedgerRow, float]]:
+        """What each row loses (or adds), in decades, where its layer as a whole does so.
+
+        A layer is a weight with the activation behind it: where the one makes up for the other (a ReLU takes half of
+        the squares, and He's weights give them back) nothing is lost. What a layer loses is shared among those of
+        its rows that lose. One layer does not make up for another.
+        """
         sign = -1 if vanishing else 1
-        amounts = {cause: sign * d for cause, d in self.by_cause.items() if sign * d > 0}
+        out: list[tuple[LedgerRow, float]] = []
+        layer: list[LedgerRow] = []
+        for i, row in enumerate(self.rows):
+            layer.append(row)
+            if row.cause != "weights" and i + 1 < len(self.rows):
+                continue
+            net = sign * math.fsum(r.log10_norm_gain for r in layer)
+            mine = [(r, sign * r.log10_norm_gain) for r in layer if sign * r.log10_norm_gain > 0]
+            whole = math.fsum(amount for _, amount in mine)
+            out += [(r, net * amount / whole) for r, amount in mine if net > 0]
+            layer = []
+        return out
+
+    def shares(self, *, vanishing: bool) -> dict[str, float]:
+        """What part of all that is lost (or gained) each cause has, the largest first."""
+        amounts: dict[str, float] = {}
+        for row, amount in self.amounts(vanishing=vanishing):
+            amounts[row.cause] = amounts.get(row.cause, 0.0) + amount
         total = math.fsum(amounts.values())
         ordered = sorted(amounts.items(), key=lambda item: -item[1])
-        return {cause: amount / total for cause, amount in ordered if math.isfinite(total)}
+        return {cause: amount / total for cause, amount in ordered if total and math.isfinite(total)}
 
-    def worst(self, *, vanishing: bool) -> LedgerRow | None:
-        """The row that loses (or adds) most."""
-        sign = -1 if vanishing else 1
-        return max(self.rows, key=lambda row: sign * row.log10_norm_gain, default=None)
+    def culprit(self, *, vanishing: bool) -> tuple[LedgerRow, float] | None:
+        """The one row that has more than half of it, and its share; ``None`` if it goes on everywhere."""
+        amounts = self.amounts(vanishing=vanishing)
+        total = math.fsum(amount for _, amount in amounts)
+        row, amount = max(amounts, key=lambda pair: pair[1], default=(None, 0.0))
+        layers = sum(r.cause == "weights" for r in self.rows)
+        return (row, amount / total) if row is not None and layers > 2 and amount > MOST * total else None
 
     def in_words(self, *, vanishing: bool) -> str:
-        """Such as ``91 % of that is the derivative of the activations (sigmoid, rms 0.21), 9 % the weights (...)``."""
+        """Such as ``Of that 91% the derivative of the activations (sigmoid, rms 0.21) and 9% the weights (...)``."""
+        alone = self.culprit(vanishing=vanishing)
+        if alone is not None:
+            row, share = alone
+            scale = f", {row.scale:.2g} of the scale at which a layer has gain one" if row.scale is not None else ""
+            return f"{percent(share)} of that is {row.site} alone ({row.operation}, {row.cause}{scale})"
         shares = {cause: share for cause, share in self.shares(vanishing=vanishing).items() if share >= 0.01}
         said = [f"{percent(share)} {self._cause(cause)}" for cause, share in list(shares.items())[:3]]
         if len(shares) == 1:

@@ -105,7 +105,7 @@ def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
     if len(layers) < SHALLOWEST and through_time is not None and through_time.steps >= SHORTEST:
         axis = "time step"
         steps = enumerate(through_time.gradients, 1)
-        layers = tuple(Layer(f"{through_time.parameter} at step {t}", norm) for t, norm in steps)
+        layers = tuple(Layer(f"{through_time.parameter} at time step {t}", norm) for t, norm in steps)
     few = max(2, len(layers) // 8)
     first, last = [layer.norm for layer in layers[:few]], [layer.norm for layer in layers[-few:] if layer.norm > 0]
     if len(layers) < SHALLOWEST or not last:

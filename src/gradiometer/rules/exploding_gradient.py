@@ -40,6 +40,8 @@ def check(patient: Patient) -> list[Finding]:
         when = f" at step {profile.step}" if profile.step != patient.last.step else ""
         shares = profile.attribution.shares(vanishing=False)
         cause = next(iter(shares), "unknown")
+        alone = profile.attribution.culprit(vanishing=False)
+        sites = (alone[0].site, *profile.sites) if alone is not None else profile.sites
         why = f" {profile.attribution.in_words(vanishing=False)}." if shares else ""
         causes = {
             "weights": "weights too large for their layers",
@@ -50,7 +52,7 @@ def check(patient: Patient) -> list[Finding]:
             Finding(
                 kind="exploding_gradient",
                 severity=severity,
-                sites=profile.sites,
+                sites=sites,
                 evidence=profile.evidence()
                 | {
                     "onset": onset(patient, max(WARNING, min(profile.least, CRITICAL)), vanishing=False),

@@ -98,7 +98,7 @@ def _not_yet(patient: Patient, profile: Profile) -> bool:
 
 def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
     first, last = profile.layers[0], profile.layers[-1]
-    shares = profile.attribution.shares(vanishing=True)
+    sites, shares = profile.sites, profile.attribution.shares(vanishing=True)
     main = next(iter(shares), None)
     when = f" at step {profile.step}" if profile.step != patient.last.step else ""
     if profile.decades == -math.inf:
@@ -112,13 +112,15 @@ def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
     if main is not None and profile.decades > -math.inf:
         said += f" {profile.attribution.in_words(vanishing=True)}."
         cause = f"{_CAUSES.get(main, main)}: {percent(shares[main])}"
+        alone = profile.attribution.culprit(vanishing=True)
+        sites = (alone[0].site, *sites) if alone is not None else sites
     said += profile.a_step() if profile.decades > -math.inf else ""
     over_time = "gate" if profile.gated else "time"
     order = _REMEDIES[over_time if profile.axis != "layer" else main if main in _REMEDIES else "activation"]
     return Finding(
         kind="vanishing_gradient",
         severity=severity,
-        sites=profile.sites,
+        sites=sites,
         evidence=profile.evidence()
         | {
             "onset": onset(patient, max(profile.least, CRITICAL), vanishing=True),

@@ -173,7 +173,7 @@ class Accounts:
         norm, elements = self.norm(group), self.elements(group)
         chosen = self.path.get(group)
         _, _, used = max(ways, key=lambda way: ((way[0], way[1]) == chosen, float(way[2].norm)))
-        if len(ways) == 1 and (norm == used.norm or abs(norm - float(used.norm)) <= _SAME * norm):
+        if len(ways) == 1 and not abs(norm - float(used.norm)) > _SAME * norm:  # NaN is no hook's doing
             return None
         sent = float(used.norm) / math.sqrt(max(used.elements, 1))
         gain = norm / math.sqrt(elements) / sent if sent else math.nan
@@ -251,7 +251,7 @@ def _names(groups: list[Group], names: Mapping[Observation, str]) -> dict[Group,
 
 
 def _gain(arrival: Arrival, norm: float, elements: int) -> float:
-    if not norm:
+    if not norm or not math.isfinite(norm):
         return math.nan
     return float(arrival.norm) / math.sqrt(max(arrival.elements, 1)) / (norm / math.sqrt(elements))
 

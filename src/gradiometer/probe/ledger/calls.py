@@ -7,6 +7,7 @@ belongs to the module that was running then.
 
 from __future__ import annotations
 
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ number_of_next_node = torch._C._autograd._get_sequence_nr  # type: ignore[attr-d
 class Cut:
     """A call that got tensors with a graph and gave one without: no gradient goes back through it.
 
+    ``inputs`` are the nodes of those tensors, or the parameters themselves.
+
     ``block`` says so where it ran with gradients off, ``torch.no_grad()``; else it is the operation itself.
     ``to_numbers`` says that plain numbers were made of it, so that nothing is known of what became of them.
     """
@@ -41,7 +44,7 @@ class Cut:
     model: str
     site: str
     operation: Operation
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Any, ...]
     block: str
     to_numbers: bool = False
 
@@ -83,7 +86,7 @@ class CallLog:
         self.calls: list[Call] = []
         self.scopes: list[Scope] = []
         self.cuts: list[Cut] = []
-        self._behind: dict[int, tuple[Tensor, tuple[Cut, ...]]] = {}  # what was computed behind which cuts
+        self._behind: dict[int, tuple[weakref.ref[Tensor], tuple[Cut, ...]]] = {}  # what was computed behind which cuts
 
     def called(
         self,
@@ -105,20 +108,22 @@ class CallLog:
             layer = operation.name.startswith(_LAYERS) and given
             node = (node_of(given[0]) or given[0].requires_grad or None) if layer else None
             self.calls.append(Call(start, end, place[0], base, operation, seen, composite, node, cuts))
-        asked = tuple(x for x in given if x.requires_grad)
+        # Parameters by themselves, and of everything else the node: a tensor would be kept alive with all its memory.
+        asked = tuple(node_of(x) or x for x in given if x.requires_grad)
         severed = [y for y in made if not y.requires_grad]
         if asked and (severed or (not made and operation.name in _TO_NUMBERS)):
             cut = Cut(start, place[0], base, operation, asked, "" if torch.is_grad_enabled() else _block())
             self.cuts.append(cut)
             cuts = (*cuts, cut)
         for y in severed if cuts else ():
-            self._behind[id(y)] = (y, cuts)
+            self._behind[id(y)] = (weakref.ref(y), cuts)  # weakly: these may be all activations of a frozen part
         if not made and operation.name in _TO_NUMBERS:
             for cut in cuts:
                 cut.to_numbers = True
 
     def _cuts_behind(self, given: Iterable[Tensor]) -> tuple[Cut, ...]:
-        found = (cut for x in given for cut in self._behind.get(id(x), (x, ()))[1])
+        known = ((x, self._behind.get(id(x))) for x in given)
+        found = (cut for x, entry in known if entry is not None and entry[0]() is x for cut in entry[1])
         return tuple({id(cut): cut for cut in found}.values())
 
     def cuts_behind(self, x: Tensor) -> tuple[Cut, ...]:

@@ -89,6 +89,9 @@ class Derivatives:
         group = knot.group
         if group is None or group not in self._left:
             return
+        if isinstance(knot.node, torch.autograd.function.BackwardCFunction):
+            del self._left[group]  # a function of the user's own, which nobody else should call
+            return
         ones = [self._ones.pop((knot, i), None if g is None else self._plain(g)) for i, g in enumerate(entering)]
         try:
             given = knot.node(*ones)

@@ -46,11 +46,17 @@ class Plan:
 def plan(layout: Layout) -> list[Plan]:
     """The recurrences of a graph."""
     found: list[Plan] = []
+    walked: set[frozenset[Knot]] = set()
     for parameter, users in _users(layout):
+        if frozenset(users) in walked:  # the bias of a matrix
+            continue
+        walked.add(frozenset(users))
         for chain in _chains(layout, users):
+            if len(chain) < SHORTEST or len(found) >= _MOST:
+                continue
             time = _times(layout, chain)
             steps = max(time[k] for k in chain)
-            if steps < SHORTEST or len(found) >= _MOST:
+            if steps < SHORTEST:
                 continue
             uses = [next(k for k in chain if time[k] == t) for t in range(1, steps + 1)]
             made = Plan(parameter, uses, _states(layout, chain, uses, time))

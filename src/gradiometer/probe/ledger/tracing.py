@@ -142,10 +142,10 @@ class Tracing:
             recurrences=tuple(r for r in found if r is not None),
             birth=self._births.found(names, partial(self._locate, accounts)),
         )
-        self._release()
+        self.release()
         return traced
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """Lets go of everything now: what points at each other would wait for the garbage collector."""
         self._halves.clear()
         self._plans.clear()
