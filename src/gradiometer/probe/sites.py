@@ -117,6 +117,7 @@ class SiteTracker:
             self._leaf -= leaf
             self._stack.pop()
         if self.on and not self._leaf:
+            args = (*args, *kwargs.values()) if kwargs else args
             self.guarded("module", self._returned, module, args, output, place, leaf, before, version)
             if self.log is not None and not self.backward:
                 self.guarded("ledger", self._note_module, self.log, start, module, args, output, place, leaf, before)
@@ -356,11 +357,12 @@ class SiteTracker:
     def function(self, function: Call, args: Any, kwargs: Any) -> Any:
         """Calls a functional operation, with a look at what comes out."""
         start, domain = number_of_next_node(), None
-        if self.on and not self._leaf and is_in_place(function):
-            domain = self.guarded("operation", self.lookout.before, function, args)
+        given = (*args, *kwargs.values()) if kwargs else args
+        if self.on and not self._leaf and given and is_in_place(function):
+            domain = self.guarded("operation", self.lookout.before, function, given)
         output = function(*args, **(kwargs or {}))
         if self.on and not self._leaf:
-            self.guarded("operation", self.called, function, args, output, start, domain)
+            self.guarded("operation", self.called, function, given, output, start, domain)
         return output
 
 

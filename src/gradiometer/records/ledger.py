@@ -182,7 +182,8 @@ class Recurrence:
     """The gradient through time, where one weight is applied again and again to what it made before.
 
     ``parameter`` is that weight. ``gradients`` are the norms of the gradient at the state after each time step, the
-    first step first, all that arrives there; ``gains`` (one less) what the recurrence passes on from each step to the
+    first step first, all that arrives there (of an LSTM: at the hidden state, and at the cell what does not come
+    by way of it); ``gains`` (one less) what the recurrence passes on from each step to the
     one before it, norm over norm, without what a loss at that step adds. ``horizon`` is the number of steps
     after which the gradient has fallen to 1 %: measured, from the last step back, or, where the sequence is shorter,
     continued with the mean gain; infinite where it does not fall. ``by`` holds the mean

@@ -155,6 +155,19 @@ def _norms(gains: Sequence[float]) -> list[float]:
     return out[::-1]
 
 
+def cut(operation: str, *, loss: Loss, held: bool = True) -> Patient:
+    """A healthy head of four layers; behind it this operation lets nothing pass to a parameter."""
+    whole = chain([1.0] * 4, "relu", loss=loss)
+    behind = replace(parameter("body.weight", 0.0), grad_rms=None)
+    behind = replace(behind, parameter=replace(behind.parameter, optimizer=0 if held else -1))
+    row = LedgerRow("body:cut", operation, "connection", 0.0, -math.inf, math.nan, parameter="body.weight")
+    readings = [
+        replace(r, ledger=Ledger((*r.ledger.rows, row), "body:cut", 0.0), parameters=(*r.parameters, behind))
+        for r in whole.recent
+    ]
+    return patient(readings, loss)
+
+
 def recurrent(gain: float, steps: int, loss: Loss) -> Patient:
     """A cell that is called once a time step, and an output layer."""
     names = ["cell" + (f".{t}" if t else "") for t in range(steps)]

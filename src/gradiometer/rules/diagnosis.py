@@ -8,12 +8,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gradiometer.records import Diagnosis, Finding, Reading, Run
-from gradiometer.rules import dead_units, exploding_gradient, nonfinite, saturated_units, vanishing_gradient
+from gradiometer.rules import (
+    dead_units,
+    exploding_gradient,
+    frozen_parameters,
+    nonfinite,
+    saturated_units,
+    vanishing_gradient,
+)
 from gradiometer.rules.base import Patient, Rule
 from gradiometer.rules.progress import ENOUGH
 
 RULES: tuple[Rule, ...] = (
     nonfinite.RULE,
+    frozen_parameters.RULE,
     dead_units.RULE,
     saturated_units.RULE,
     vanishing_gradient.RULE,

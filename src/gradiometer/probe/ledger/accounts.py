@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from gradiometer.measures import resolve
 from gradiometer.probe.ledger.calls import Cut
 from gradiometer.probe.ledger.flow import Arrival, Flow
@@ -84,8 +86,8 @@ class Accounts:
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
-    def ledger(self, cuts: list[Cut]) -> Ledger:
-        """The rows, from the loss to the input."""
+    def ledger(self, cuts: list[tuple[Cut, Tensor]]) -> Ledger:
+        """The rows, from the loss to the input; ``cuts`` are those that leave a parameter without a gradient."""
         if not self.groups:
             return Ledger()
         end = next(iter(self.path))
@@ -107,9 +109,9 @@ class Accounts:
             cut for knot in end.knots if (call := self._flow.layout.log.call_of(knot.number)) for cut in call.cuts
         }
         reached = max(k.number for k in end.knots)
-        for cut in cuts:
+        for cut, missing in cuts:
             whole = cut in behind or (cut.to_numbers and cut.number <= reached)
-            made.append(_cut_row(cut, main=whole))
+            made.append(_cut_row(cut, self._parameters.get(id(missing)), main=whole))
             if whole:
                 name, rms = cut.site, 0.0
         total = sum(row.log10_gain for row in made if row.main)
@@ -260,7 +262,7 @@ def _log10(gain: float) -> float:
     return math.log10(gain) if gain > 0 and math.isfinite(gain) else -math.inf if gain == 0 else gain
 
 
-def _cut_row(cut: Cut, *, main: bool) -> LedgerRow:
+def _cut_row(cut: Cut, parameter: str | None, *, main: bool) -> LedgerRow:
     return LedgerRow(
         site=cut.site,
         operation=cut.operation.name,
@@ -269,5 +271,6 @@ def _cut_row(cut: Cut, *, main: bool) -> LedgerRow:
         log10_gain=-math.inf,
         grad_rms=math.nan,
         main=main,
+        parameter=parameter,
         model=cut.model,
     )

@@ -11,8 +11,9 @@ from gradiometer.probe.ledger.calls import CallLog, Cut
 from gradiometer.probe.ledger.knots import Layout
 
 
-def starved(cuts: Sequence[Cut], layout: Layout, trained: Container[int]) -> list[Cut]:
-    """The cuts behind which there are parameters that the loss does not reach, the nearest to the loss first.
+def starved(cuts: Sequence[Cut], layout: Layout, trained: Container[int]) -> list[tuple[Cut, Tensor]]:
+    """The cuts behind which there are parameters that the loss does not reach, the nearest to the loss first,
+    each with one of them.
 
     ``trained`` holds the ``id`` of the parameters that should get a gradient.
     A detach that is part of a method (a straight-through estimator, a stopped gradient on one of two paths) is none.
@@ -20,11 +21,11 @@ def starved(cuts: Sequence[Cut], layout: Layout, trained: Container[int]) -> lis
     reached = {id(knot.parameter) for knot in layout.knots if knot.parameter is not None}
     found = []
     for cut in reversed(cuts):
-        behind = {id(p) for x in cut.inputs for p in leaves(x)}
-        missing = {i for i in behind if i not in reached and i in trained}
+        behind = {id(p): p for x in cut.inputs for p in leaves(x)}
+        missing = [p for i, p in behind.items() if i not in reached and i in trained]
         if missing:
-            reached |= missing
-            found.append(cut)
+            reached |= {id(p) for p in missing}
+            found.append((cut, missing[0]))
     return found
 
 

@@ -65,6 +65,9 @@ class Flow:
         self.tied: dict[Key, set[Knot]] = {}
         """Keys of which what some of the users send, together, is wanted as well (the state of a recurrence)."""
         self.tied_norms: dict[Key, Scalar] = {}
+        self.counted: dict[Key, set[Knot]] = {}
+        """Keys of which only what some of the users send is the gradient that is asked for, and the norms of that."""
+        self.counted_norms: dict[Key, Scalar] = {}
         self.on_fired: Callable[..., None] = lambda *_: None
         """Called with a knot, what leaves and enters it, and the norms of both."""
         self.on_altered: Callable[[Knot, Tensor], None] = lambda *_: None
@@ -158,10 +161,10 @@ class Flow:
             self.arrivals[key] = {user: _arrival(parts, whole, sample) for user, parts in by_group.items()}
         else:
             self.arrivals[key] = {sent.group: Arrival(sent.norm, sent.elements) for sent in outside}
-        if key in self.tied:
-            taken = [sent for sent in outside if sent.knot in self.tied[key]]
+        for wanted, norms in ((self.tied, self.tied_norms), (self.counted, self.counted_norms)):
+            taken = [sent for sent in outside if sent.knot in wanted.get(key, ())]
             if taken:
-                self.tied_norms[key] = taken[0].norm if len(taken) == 1 else norm(_sum(taken))
+                norms[key] = taken[0].norm if len(taken) == 1 else norm(_sum(taken))
         self.entering[key] = (size, total.numel())
         return size
 
@@ -177,6 +180,7 @@ class Flow:
         self.tables = {g: (size, count) for (g, (_, count)), size in zip(self.tables.items(), tables, strict=True)}
         self.scales = dict(zip(self.scales, resolve(self.scales.values()), strict=True))
         self.tied_norms = dict(zip(self.tied_norms, resolve(self.tied_norms.values()), strict=True))
+        self.counted_norms = dict(zip(self.counted_norms, resolve(self.counted_norms.values()), strict=True))
         sizes = resolve(size for size, _ in self.entering.values())
         for (key, (_, count)), size in zip(list(self.entering.items()), sizes, strict=True):
             self.entering[key] = (size, count)

@@ -41,6 +41,9 @@ class Plan:
     parameter: Tensor
     uses: list[Knot]
     states: list[dict[Key, set[Knot]]] = field(default_factory=list)
+    counted: dict[Key, set[Knot]] = field(default_factory=dict)
+    """Of a state in several parts, of which one is made of another within the step (the hidden state of an LSTM of its
+    cell), the users that take the part itself and not on the way to the other: else it would be counted twice."""
 
 
 def plan(layout: Layout) -> list[Plan]:
@@ -59,7 +62,8 @@ def plan(layout: Layout) -> list[Plan]:
             if steps < SHORTEST:
                 continue
             uses = [next(k for k in chain if time[k] == t) for t in range(1, steps + 1)]
-            made = Plan(parameter, uses, _states(layout, chain, uses, time))
+            states = _states(layout, chain, uses, time)
+            made = Plan(parameter, uses, states, _counted(states, time))
             if made.states and not any(set(made.states[0]) & set(other.states[0]) for other in found):
                 found.append(made)
     return found
@@ -155,6 +159,32 @@ def _states(
     return states if all(states) else []
 
 
+def _counted(states: list[dict[Key, set[Knot]]], time: Mapping[Knot, int]) -> dict[Key, set[Knot]]:
+    out: dict[Key, set[Knot]] = {}
+    for t, state in enumerate(states, 1):
+        parts = {knot for knot, _ in state}
+        for (knot, nr), takers in state.items() if len(parts) > 1 else ():
+            users = set(knot.consumers.get(nr, ()))
+            inside = {c for c in users - takers if time[c] == t and _leads_to(c, parts - {knot}, time)}
+            if inside:
+                out[knot, nr] = users - inside
+    return out
+
+
+def _leads_to(knot: Knot, parts: set[Knot], time: Mapping[Knot, int]) -> bool:
+    """Whether something is made of a knot within its step."""
+    stack, seen = [knot], {knot}
+    while stack:
+        at = stack.pop()
+        if at in parts:
+            return True
+        following = (c for users in at.consumers.values() for c in users if time[c] == time[knot] and c not in seen)
+        for c in following:
+            seen.add(c)
+            stack.append(c)
+    return False
+
+
 def _behind_views(key: Key, taker: Knot) -> tuple[Key, Knot]:
     """The state itself, where a step takes a part or a view of it, and the view as the one that takes it."""
     knot, nr = key
@@ -185,7 +215,7 @@ def _alike(
 
 def read(made: Plan, flow: Flow, accounts: Accounts, names: Mapping[int, str]) -> Recurrence | None:
     """What was measured of one recurrence."""
-    gradients = [_norm(flow.entering[key][0] for key in state if key in flow.entering) for state in made.states]
+    gradients = [_norm(_at(key, made, flow) for key in state) for state in made.states]
     sent = [_norm(flow.tied_norms.get(key, 0.0) for key in state) for state in made.states[:-1]]
     if not gradients or not any(gradients):
         return None
@@ -229,6 +259,13 @@ def _other_gates(
             first = _walk({key: state[key]}, made.states[step + 1], flow, accounts)[:1]
             out += [part for part in first if "gate" in _label(part[0], part[1], names)]
     return out
+
+
+def _at(key: Key, made: Plan, flow: Flow) -> Scalar:
+    """The norm of the gradient at one part of a state."""
+    if key in made.counted:
+        return flow.counted_norms.get(key, 0.0)
+    return flow.entering[key][0] if key in flow.entering else 0.0
 
 
 def _walk(

@@ -84,6 +84,7 @@ class Tracing:
         self._flow = Flow(self.layout, guard)
         self._plans = recurrence.plan(self.layout)
         for made in self._plans:
+            self._flow.counted |= made.counted
             for state in made.states:
                 for key, takers in state.items():
                     self._flow.tied.setdefault(key, set()).update(takers)
