@@ -13,31 +13,37 @@ _BY_MISTAKE = frozenset("detach data item tolist numpy float int argmax round".s
 
 
 def check(patient: Patient) -> list[Finding]:
-    """One finding for each cut in the newest ledger behind which a parameter should have moved."""
+    """One finding for the cuts in the newest ledger behind which a parameter should have moved.
+
+    One for those that stand by mistake, and one for the layers of a part that runs under ``no_grad``.
+    """
     newest = max(patient.traced, key=lambda reading: reading.step, default=None)
     if newest is None:
         return []
     waiting = {p.name for p in newest.parameters if p.parameter.optimizer >= 0 and not p.grad_rms}
-    return [_finding(patient, row) for row in newest.ledger if _is_cut(row) and row.parameter in waiting]
+    cuts = [row for row in newest.ledger if _is_cut(row) and row.parameter in waiting]
+    kinds = ([r for r in cuts if r.operation in _BY_MISTAKE], [r for r in cuts if r.operation not in _BY_MISTAKE])
+    return [_finding(patient, rows) for rows in kinds if rows]
 
 
 def _is_cut(row: LedgerRow) -> bool:
     return row.gain == 0 and math.isnan(row.grad_rms)
 
 
-def _finding(patient: Patient, row: LedgerRow) -> Finding:
+def _finding(patient: Patient, rows: list[LedgerRow]) -> Finding:
+    row, more = rows[0], len(rows) - 1
     mistake = row.operation in _BY_MISTAKE
     stalled: Severity = "critical" if mistake else "warning"
     doubt: Severity = "warning" if mistake else "info"
     return Finding(
         kind="frozen_parameters",
         severity=patient.severity(stalled=stalled, unknown=doubt, learning="info"),
-        sites=(row.site, row.parameter or ""),
-        evidence={"parameter": row.parameter, "operation": row.operation},
+        sites=tuple(r.site for r in rows),
+        evidence={"parameters": [r.parameter for r in rows], "operation": row.operation},
         cause=f"the graph is cut off at {row.site} ({row.operation})",
         explanation=(
             f"{row.parameter}, and what else lies behind {row.site} ({row.operation}), gets no gradient: the graph is "
-            "cut off there, while an optimizer holds it."
+            f"cut off there{f' and at {more} more places' if more else ''}, while an optimizer holds it."
         ),
         remedies=(
             f"leave out what cuts it off at {row.site}",
