@@ -24,7 +24,7 @@ def function_of(place: str) -> Callable[[], Any]:
     """
     file, _, name = place.rpartition(":")
     if not file or not name or "/" in name or "\\" in name:
-        raise InputError(f"{place} names no function: write FILE:function, for instance {place}:setup.")
+        raise InputError(f"{place} names no function: write FILE:function, for instance {place.rstrip(':')}:setup.")
     path = Path(file)
     if not path.is_file():
         raise InputError(f"there is no file {file}.")

@@ -123,6 +123,7 @@ class _Measurement:
 
     def run(self) -> Reading:
         """Forward, backward, and the reading."""
+        torch.clear_autocast_cache()  # after an evaluation it may hold casts of the weights without a graph
         began = perf_counter()
         start = number_of_next_node()
         leaves = {id(x) for x in self._inputs.leaves}
