@@ -147,6 +147,17 @@ class Broken(nn.Module):
         return self.last(self.act(self.first(x)))
 
 
+class Plain(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, h):
+        return self.function(h)
+
+
 def by_hand(outputs, targets):
     return -torch.log(torch.softmax(1e4 * outputs, -1))[torch.arange(len(targets)), targets].mean()
 
@@ -240,3 +251,37 @@ def test_weights_that_are_made_of_parameters(made):
     run = train(model, 3)
     assert (run.notes, len(run.readings)) == ((), 3)
     assert [row.site for row in run.readings[0].ledger if row.model == ""] == ["2:linear", "1"]
+
+
+def test_a_birth_in_the_first_of_several_passes_is_kept():
+    """Of an accumulated batch; only a step that a gradient scaler skips is forgotten, see the next."""
+    torch.manual_seed(0)
+    act, _, _, _ = BIRTHS["sqrt at zero, backward"]
+    model = Broken(nn.Identity())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    x, y = batch()
+    with gm.watch(model, optimizer, every=1) as watch:
+        model.act = Plain(act)
+        F.cross_entropy(model(x), y).backward()
+        model.act = nn.Identity()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    birth = watch.run.readings[0].birth
+    assert birth is not None
+    assert (birth.direction, birth.operation) == ("backward", "sqrt")
+
+
+def test_a_step_that_a_scaler_skips_is_no_part_of_the_next():
+    torch.manual_seed(0)
+    model, (x, y) = plain(2), batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    with gm.watch(model, optimizer, every=1) as watch:
+        while not len(watch.run.readings):
+            optimizer.zero_grad()
+            scaler.scale(1e3 * F.cross_entropy(model(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    reading = watch.run.readings[0]
+    assert reading.birth is None
+    assert math.isfinite(reading.ledger.end_rms)

@@ -38,15 +38,16 @@ class Bookkeeper:
             sites.log = CallLog()
             sites.propagation = True
 
-    def begins(self, root: Tensor, sites: SiteTracker) -> None:
-        """A backward pass begins from this loss."""
+    def begins(self, root: Tensor, sites: SiteTracker, *, scaled: bool) -> None:
+        """A backward pass begins from this loss; ``scaled`` says that a gradient scaler has multiplied it."""
+        births = sites.lookout.births
+        if scaled and self._tracing is not None and births.born_backward:
+            self.drop()  # a gradient scaler skips a step that overflows, and this is the next try
+            births.forget_backward()
         if root.device.type == "cpu":
-            sites.lookout.births.look_at_loss(root, sites.nodes)
-        if self._tracing is not None and sites.lookout.births.born_backward:
-            self.drop()  # the step was not taken (a gradient scaler skips one that overflows), and this is the next try
-            sites.lookout.restart()
+            births.look_at_loss(root, sites.nodes)
         if sites.log is not None and self._tracing is None and root.grad_fn is not None:
-            self._tracing = Tracing(root, sites.log, sites.lookout.births, sites.guarded)
+            self._tracing = Tracing(root, sites.log, births, sites.guarded)
             self._tracing.install()
             self._active = True
 

@@ -190,7 +190,8 @@ class Probe:
                 if self._window:
                     self._loss_operations = graph.loss_operations(root, self.sites.nodes)
                     if self._level == "full":
-                        self._bookkeeper.begins(root, self.sites)
+                        scaled = isinstance(self._losses.scale, torch.Tensor)
+                        self._bookkeeper.begins(root, self.sites, scaled=scaled)
         except Exception as error:
             self.fault("loss", error)
 

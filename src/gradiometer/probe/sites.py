@@ -155,9 +155,7 @@ class SiteTracker:
         """Measures what a module returned, unless its last operation has been measured already."""
         if not leaf and len(self.observations) > before:
             return
-        operation = self._judged(of_module(module))
-        # A module that is in no model under watch (one made on the fly) goes by the place that called it.
-        base = place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
+        operation, base = self._named(module, place)
         for suffix, y in tensors(output):
             in_place = version is not None and y is args[0] and _version(args) != version
             passed_on = any(y is a for a in args) and not in_place
@@ -180,12 +178,19 @@ class SiteTracker:
         if not leaf:
             log.ran(start, place)
             return
-        operation = self._judged(of_module(module))
-        base = place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
+        operation, base = self._named(module, place)
         seen = self.observations[before] if len(self.observations) > before else None
         weights = module.parameters() if module._modules else module._parameters.values()
         inputs = (*args, *weights)
         log.called(start, place, base, operation, seen, inputs, output, composite=is_composite(module))
+
+    def _named(self, module: nn.Module, place: tuple[str, str]) -> tuple[Operation, str]:
+        """The operation a module stands for, and the name of its site without the number of the call.
+
+        A module that is in no model under watch (one made on the fly) goes by the place that called it.
+        """
+        operation = self._judged(of_module(module))
+        return operation, place[1] if id(module) in self._paths else f"{place[1]}:{operation.name}"
 
     def _judged(self, operation: Operation) -> Operation:
         """Whatever runs in the loss function is the loss."""

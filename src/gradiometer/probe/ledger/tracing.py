@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -78,8 +78,10 @@ class Tracing:
         *,
         may_wait: bool = False,
     ) -> None:
-        """``inputs`` are nodes at which the input enters; see `Flow` for ``guard``. ``may_wait``
-        says that values may be read from an accelerator in the middle of the pass."""
+        """``inputs`` are nodes at which the input enters; see `Flow` for ``guard``.
+
+        ``may_wait`` says that values may be read from an accelerator in the middle of the pass.
+        """
         self.layout = Layout(loss, log, inputs)
         self._flow = Flow(self.layout, guard)
         self._plans = recurrence.plan(self.layout)
@@ -127,7 +129,7 @@ class Tracing:
         names: Mapping[Observation, str],
         parameters: Mapping[int, str],
         trained: set[int],
-        bad: set[int] = frozenset(),  # type: ignore[assignment]
+        bad: Container[int] = (),
     ) -> Traced:
         """The ledger, the recurrences and the birth of what is not finite.
 
@@ -153,7 +155,7 @@ class Tracing:
         self._flow.on_fired = self._flow.on_altered = _nothing
         self.layout.release()
 
-    def _look_at_parameters(self, bad: set[int]) -> None:
+    def _look_at_parameters(self, bad: Container[int]) -> None:
         """A gradient may also become NaN or Inf on its last step, into a parameter, while the signal stays finite."""
         for knot in reversed(self.layout.knots) if bad and not self._births.born_backward else ():
             if knot.group is not None and any(id(p) in bad for p in parameters_below(knot)):
