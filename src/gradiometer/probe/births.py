@@ -185,9 +185,9 @@ class Births:
         facts = {**inputs} if size is None else {**inputs, "largest_gradient": size}
         self._backward = (place, Birth("backward", "", operation, reason, facts))
 
-    def forget_backward(self) -> None:
-        """Forgets what belongs to a step that was not taken."""
-        self._backward = None
+    def forget_skipped(self) -> None:
+        """Forgets the loss and the gradients of a step that was not taken."""
+        self._bad_loss = self._loss = self._backward = None
 
     def look_at_arrival(self, seen: Observation, nodes: Mapping[Any, Observation]) -> None:
         """Notes that a gradient which is not finite has come to a site: the first that does tells where it was made.

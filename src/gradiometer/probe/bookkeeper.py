@@ -43,7 +43,7 @@ class Bookkeeper:
         births = sites.lookout.births
         if scaled and self._tracing is not None and births.born_backward:
             self.drop()  # a gradient scaler skips a step that overflows, and this is the next try
-            births.forget_backward()
+            births.forget_skipped()
         if root.device.type == "cpu":
             births.look_at_loss(root, sites.nodes)
         if sites.log is not None and self._tracing is None and root.grad_fn is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 _PLAIN = {"·": "-", "…": "..", "◀": "<", "▸": ">", "→": "->"}
@@ -29,3 +31,17 @@ def present(console: Console, view: Callable[[bool], RenderableType]) -> None:
 def blocks(cells: float) -> str:
     """A bar of this many character cells, to an eighth."""
     return "█" * int(cells) + EIGHTHS[int(cells % 1 * 8)].strip()
+
+
+def number(value: float) -> Text:
+    """Decades, as a cell of a table."""
+    if not math.isfinite(value):
+        return Text("none" if value == -math.inf else "NaN", style="bold red")
+    return Text(signed(value), style="" if abs(value) >= 0.05 else "dim")
+
+
+def signed(value: float) -> str:
+    """Decades with their sign."""
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:+.2f}" if abs(value) >= 0.005 else "0.00"

@@ -6,23 +6,19 @@ Answers: which operation takes the gradient, or adds to it, and how much is left
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradiometer.records import Ledger, LedgerRow, Reading, Recurrence, decades_by_cause
-from gradiometer.report.terminal import blocks, present
+from gradiometer.records import Ledger, LedgerRow, Reading, decades_by_cause
+from gradiometer.report import through_time
+from gradiometer.report.terminal import blocks, number, present, signed
 
 LINES = 40
 """A ledger of more rows is folded: groups of operations in which nothing much happens become one line."""
-
-STEPS = 12
-"""Time steps drawn of one recurrence."""
 
 WORST = 3
 """Rows that are marked, at most."""
@@ -76,7 +72,7 @@ def render(reading: Reading, *, everything: bool = False, plain: bool = False, w
         parts += [_causes(ledger), Text(), _picture(ledger, everything, plain, width)]
         parts += [Text(), _worst(ledger)]
     for recurrence in reading.recurrences:
-        parts += [Text(), _through_time(recurrence, plain, width)]
+        parts += [Text(), through_time.render(recurrence, plain=plain, width=width)]
     return Group(*parts)
 
 
@@ -91,7 +87,7 @@ def _head(reading: Reading) -> Text:
     elif not math.isfinite(total):
         lost = "the gradient is not finite on the way"
     else:
-        lost = f"{_signed(total)} decades from the loss to {ledger.end} (gradient rms {ledger.end_rms:.2g})"
+        lost = f"{signed(total)} decades from the loss to {ledger.end} (gradient rms {ledger.end_rms:.2g})"
     return Text(f"{len(ledger.main)} operations on the main path, {len(ledger)} in all · {loss} · {lost}", style="bold")
 
 
@@ -100,7 +96,7 @@ def _causes(ledger: Ledger) -> Text:
     text = Text("by cause: ")
     for i, (cause, decades) in enumerate(sorted(ledger.by_cause.items(), key=lambda item: item[1])):
         text.append(" · " if i else "")
-        text.append(f"{cause} {_signed(decades)}", style=CAUSES[cause])
+        text.append(f"{cause} {signed(decades)}", style=CAUSES[cause])
     return text
 
 
@@ -116,7 +112,7 @@ def _picture(ledger: Ledger, everything: bool, plain: bool, width: int) -> Table
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True, min_width=width + 1)
     table.add_column(overflow="fold")
-    heads = ("operation", "", "decades", "sum", "from the loss on" if high < 0.05 else f"from {_signed(high)} on", "")
+    heads = ("operation", "", "decades", "sum", "from the loss on" if high < 0.05 else f"from {signed(high)} on", "")
     table.add_row(*(Text(head, style="dim") for head in heads))
     for line in lines:
         row = line.rows[0]
@@ -127,8 +123,8 @@ def _picture(ledger: Ledger, everything: bool, plain: bool, width: int) -> Table
         table.add_row(
             Text(line.label, style=style),
             Text(what, style="dim" if line.folded else CAUSES[row.cause]),
-            _number(change),
-            Text("" if not row.main else _signed(line.after) if math.isfinite(line.after) else "0", style="dim"),
+            number(change),
+            Text("" if not row.main else signed(line.after) if math.isfinite(line.after) else "0", style="dim"),
             _bar(line, low, high, plain, width) if row.main else Text("  beside the main path", style="dim"),
             _note(line, bad),
         )
@@ -203,7 +199,7 @@ def _note(line: _Line, bad: bool) -> Text:
         text.append("◀ worst  " if not line.folded else "◀ ", style="bold red")
     if line.folded:
         causes = decades_by_cause(line.rows)
-        said = [f"{c} {_signed(d)}" for c, d in sorted(causes.items(), key=lambda i: -abs(i[1])) if abs(d) >= 0.05]
+        said = [f"{c} {signed(d)}" for c, d in sorted(causes.items(), key=lambda i: -abs(i[1])) if abs(d) >= 0.05]
         return text.append(", ".join(said), style="dim")
     if row.branches:
         text.append(_shares(row), style="green")
@@ -258,61 +254,7 @@ def _worst(ledger: Ledger) -> Text:
     text.append(f"{row.site} ({row.operation}, {row.cause}) times {row.gain:.2g}")
     if len(bad) > WORST:
         together = math.fsum(r.log10_gain for r in bad if r.main)
-        return text.append(f", and {len(bad) - 1} more of that size: {_signed(together)} decades together")
+        return text.append(f", and {len(bad) - 1} more of that size: {signed(together)} decades together")
     if math.isfinite(row.total_without):
-        text.append(f"; with gain one there the total would be {_signed(row.total_without)} decades")
+        text.append(f"; with gain one there the total would be {signed(row.total_without)} decades")
     return text
-
-
-def _through_time(recurrence: Recurrence, plain: bool, width: int) -> RenderableType:
-    gains = [g for g in recurrence.gains if g > 0 and math.isfinite(g)]
-    mean = math.exp(math.fsum(map(math.log, gains)) / len(gains)) if gains else 0.0
-    horizon = recurrence.horizon
-    seen = horizon < recurrence.steps
-    said = (
-        "does not fall"
-        if math.isinf(horizon)
-        else f"falls to 1 % within {math.ceil(horizon)} steps{'' if seen else ' (continued beyond the sequence)'}"
-        if math.isfinite(horizon)
-        else "is zero"
-    )
-    lines: list[RenderableType] = [
-        Text(
-            f"through time: {recurrence.parameter or recurrence.site}, {recurrence.steps} steps · "
-            f"gain {mean:.2g} a step · the gradient {said}",
-            style="bold",
-        )
-    ]
-    by = [f"{name} {_signed(d)}" for name, d in recurrence.by.items() if abs(d) >= 0.005]
-    if by:
-        lines.append(Text("a step: " + ", ".join(by), style="dim"))
-    if recurrence.bound is not None and recurrence.bound < 1:
-        lines.append(Text(f"the derivatives of the activation allow {recurrence.bound:.5g} at most", style="dim"))
-    table = Table.grid(padding=(0, 1))
-    top = recurrence.gradients[-1]
-    values = [math.log10(g / top) if g > 0 and top > 0 else -math.inf for g in recurrence.gradients]
-    widest = max([1.0, *(abs(v) for v in values if math.isfinite(v))])
-    for i in _spread(len(values)):
-        length = abs(values[i]) / widest * width if math.isfinite(values[i]) else 0
-        bar = "#" * round(length) if plain else ("░" * round(length) if values[i] > 0 else blocks(length))
-        table.add_row(Text(f"step {i + 1}", style="dim"), Text(bar or ("|" if plain else "▏")), _number(values[i]))
-    return Group(*lines, Padding(table, (0, 0, 0, 3)))
-
-
-def _spread(count: int) -> Iterable[int]:
-    """Evenly spread numbers, the last first, as the gradient goes."""
-    if count <= STEPS:
-        return range(count - 1, -1, -1)
-    return sorted({round(i * (count - 1) / (STEPS - 1)) for i in range(STEPS)}, reverse=True)
-
-
-def _number(value: float) -> Text:
-    if not math.isfinite(value):
-        return Text("none" if value == -math.inf else "NaN", style="bold red")
-    return Text(_signed(value), style="" if abs(value) >= 0.05 else "dim")
-
-
-def _signed(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:+.2f}" if abs(value) >= 0.005 else "0.00"

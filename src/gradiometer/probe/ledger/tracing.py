@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradiometer.probe.births import Births
 from gradiometer.probe.explanation import largest, saved_tensors
-from gradiometer.probe.ledger import recurrence
+from gradiometer.probe.ledger import recurrence, through_time
 from gradiometer.probe.ledger.accounts import Accounts
 from gradiometer.probe.ledger.calls import CallLog
 from gradiometer.probe.ledger.cuts import starved
@@ -139,7 +139,7 @@ class Tracing:
         self._look_at_parameters(bad)
         self._flow.settle()
         accounts = Accounts(self._flow, names, parameters)
-        found = [recurrence.read(made, self._flow, accounts, parameters) for made in self._plans]
+        found = [through_time.read(made, self._flow, accounts, parameters) for made in self._plans]
         traced = Traced(
             ledger=accounts.ledger(starved(self.layout.log.cuts, self.layout, trained)),
             recurrences=tuple(r for r in found if r is not None),
