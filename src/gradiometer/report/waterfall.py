@@ -69,7 +69,8 @@ def render(reading: Reading, *, everything: bool = False, plain: bool = False, w
         said = f"first NaN or Inf: {birth.site} ({birth.operation}), {birth.direction} pass: {birth.reason}"
         parts += [Text(said, style="bold red")]
     if ledger:
-        parts += [_causes(ledger), Text(), _picture(ledger, everything, plain, width)]
+        parts += [_causes(ledger)] if ledger.by_cause else []
+        parts += [Text(), _picture(ledger, everything, plain, width)]
         parts += [Text(), _worst(ledger)]
     for recurrence in reading.recurrences:
         parts += [Text(), through_time.render(recurrence, plain=plain, width=width)]
@@ -124,7 +125,7 @@ def _picture(ledger: Ledger, everything: bool, plain: bool, width: int) -> Table
             Text(line.label, style=style),
             Text(what, style="dim" if line.folded else CAUSES[row.cause]),
             number(change),
-            Text("" if not row.main else signed(line.after) if math.isfinite(line.after) else "0", style="dim"),
+            Text(_sum(line) if row.main else "", style="dim"),
             _bar(line, low, high, plain, width) if row.main else Text("  beside the main path", style="dim"),
             _note(line, bad),
         )
@@ -156,6 +157,11 @@ def _lines(ledger: Ledger, *, everything: bool) -> list[_Line]:
         folded = tuple(row for line in run for row in line.rows)
         out.append(_Line(f"▸ {label}", folded, run[0].before, run[-1].after, folded=True))
     return out
+
+
+def _sum(line: _Line) -> str:
+    """Decades from the loss on; none where nothing, or nothing finite, is left."""
+    return signed(line.after) if math.isfinite(line.after) else ""
 
 
 def _changes_nothing(row: LedgerRow) -> bool:
