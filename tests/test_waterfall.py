@@ -65,6 +65,7 @@ READINGS = {
     "cut": reading([LOSS, *layer(2), row("layers.1:detach", "detach", "connection", -math.inf, gain=0.0)]),
     "through-time": reading([LOSS, *layer(0)], recurrences=(RECURRENCE,)),
     "born": reading([LOSS, *layer(0)], birth=BIRTH),
+    "nan": reading([row("loss:log", "log", "loss", math.nan), row("fc", "linear", "weights", math.nan)], birth=BIRTH),
     "none": Reading(0, 0, 0.0, None, 1.0, "full", 1, (), ()),
 }
 
