@@ -83,6 +83,33 @@ def correlation(y: Tensor) -> Scalar | None:
     return value.item() if count > 1 else None
 
 
+def positions(y: Tensor) -> Scalar | None:
+    """Mean cosine between the positions of one sequence: one where all its tokens have become the same.
+
+    Formula: that of `correlation`, over the positions of each example, then averaged over examples.
+
+    Args:
+        y: ``(examples, positions, features)``.
+
+    Returns:
+        A number in [-1, 1]; ``None`` of other than three dimensions, and of fewer than two positions.
+
+    Example:
+        >>> round(positions(torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])), 4)
+        0.7071
+
+    Source:
+        Dong, Cordonnier and Loukas, Attention is not all you need (2021), section 2: the rank of the tokens.
+    """
+    if y.dim() != 3 or y.shape[1] < 2 or not y.numel():
+        return None
+    y = _wide(y)
+    unit = y / torch.linalg.vector_norm(y, dim=2, keepdim=True).clamp_min(torch.finfo(y.dtype).tiny)
+    n = y.shape[1]
+    value = ((unit.sum(1).square().sum(1) - n) / (n * (n - 1))).mean()
+    return value.item() if value.device.type == "cpu" else value
+
+
 def _wide(y: Tensor) -> Tensor:
     y = y.detach()
     if y.is_complex():

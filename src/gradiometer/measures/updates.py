@@ -57,6 +57,11 @@ class UpdateMeter:
             torch._foreach_sub_(self._copies, self._views)
         return self._weight_norms, _norms(self._copies)
 
+    def moved(self, i: int) -> Scalar:
+        """Share of the elements of one parameter that the step changed, after `norms`."""
+        share = (self._copies[i] != 0).float().mean()
+        return share.item() if share.device.type == "cpu" else share
+
 
 _HALF = (torch.float16, torch.bfloat16)
 

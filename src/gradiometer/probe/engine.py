@@ -23,6 +23,7 @@ from gradiometer.probe.roster import Roster
 from gradiometer.probe.schedule import Schedule
 from gradiometer.probe.sink import Sink
 from gradiometer.probe.sites import SiteTracker
+from gradiometer.probe.steps import StepNotes
 from gradiometer.records import ModelInfo, Reading
 
 WINDOW_STEPS = 16
@@ -48,6 +49,7 @@ class Probe:
         self._steps: list[int] = []
         self._losses = Losses()
         self._bookkeeper = Bookkeeper()
+        self._notes = StepNotes()
         self._loss_operations: tuple[str, ...] = ()
         self._window = False
         self._window_seen: set[int] = set()
@@ -166,17 +168,19 @@ class Probe:
         if not (self._in_pass or sites.backward or sites.foreign) and torch.is_grad_enabled():
             self._in_pass = True
             with self._guard("step"):
-                self._pass_begins(module, args)
+                self._pass_begins(module, args, kwargs)
         if self._level == "full":
             return self.sites.call(original, module, args, kwargs)
         return original(module, *args, **kwargs)
 
-    def _pass_begins(self, module: nn.Module, args: Any) -> None:
+    def _pass_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not self._devices_checked:
             self._devices_checked = True
             check_devices(module, args)
         if self._waiting_manual:  # without an optimizer the step before ends here
             self._finish_step(0)
+        if self.sites.propagation:
+            self._notes.batch(args, kwargs)
 
     def backward_begins(self, roots: Any) -> None:
         """Notes the loss."""
@@ -189,6 +193,7 @@ class Probe:
             for root in self._losses.backward_begins(roots):
                 if self._window:
                     self._loss_operations = graph.loss_operations(root, self.sites.nodes)
+                    self._notes.backward_begins(root, self.roster.parameters())
                     if self._level == "full":
                         scaled = isinstance(self._losses.scale, torch.Tensor)
                         self._bookkeeper.begins(root, self.sites, scaled=scaled)
@@ -204,6 +209,9 @@ class Probe:
             return
         self._in_pass = False
         self.sites.backward_ended(failed)
+        if self._window and not failed:
+            with self._guard("gradient"):
+                self._notes.backward_ends(self.roster.parameters())
         if failed:
             self._losses.backward_failed()
         elif self.manual:
@@ -230,7 +238,9 @@ class Probe:
         start = perf_counter()
         with self._guard("parameters"):
             self._meter = self.roster.meter(number)
-            self._meter.before(closure, grad_scale)
+            self._meter.before(closure, grad_scale, copies=self.sites.log is not None)
+            fused = isinstance(grad_scale, torch.Tensor)
+            self._notes.stepping(self._meter.tensors, 1.0 if fused else self._losses.scale)
         self._inside += perf_counter() - start
 
     def stepped(self, optimizer: torch.optim.Optimizer) -> None:
@@ -294,7 +304,10 @@ class Probe:
         return self._schedule.due(self._steps[lead], now)
 
     def _read(self, number: int, step: int, loss: Scalar | None) -> None:
-        parameters = self._meter.read() if self._meter is not None else ()
+        parameters, norms = (), {}
+        if self._meter is not None:
+            parameters = self._meter.read()
+            norms = self._meter.gradient_norms(parameters, number)
         self._meter = None
         loss_value, scale = resolve([math.nan if loss is None else loss, self._losses.scale])
         traced = self._bookkeeper.read(self.sites, self.roster, scale)
@@ -312,6 +325,7 @@ class Probe:
             ledger=traced.ledger,
             recurrences=traced.recurrences,
             birth=traced.birth,
+            **self._notes.read(norms),
         )
         self._sink.add_reading(reading)
         if not math.isfinite(loss_value) and loss is not None:
@@ -330,6 +344,7 @@ class Probe:
 
     def _renew(self) -> None:
         self.sites.restart()
+        self._notes.renew()
         self._loss_operations = ()
 
     def _close(self) -> None:

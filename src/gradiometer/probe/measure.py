@@ -21,6 +21,7 @@ from gradiometer.probe.lookout import Lookout
 from gradiometer.probe.outputs import tensors
 from gradiometer.probe.roster import Roster
 from gradiometer.probe.sites import SiteTracker
+from gradiometer.probe.steps import StepNotes
 from gradiometer.probe.traceless import traceless, unfused, without_reentrant_checkpoints
 from gradiometer.records import Reading
 
@@ -96,6 +97,7 @@ class _Measurement:
         self.sites.propagation = True
         self._model, self._inputs, self._targets, self._loss = model, inputs, copied(targets), loss
         self._outputs: Tensor | None = None
+        self._notes = StepNotes()
         self.sites.lookout = Lookout(may_wait=True, network_inputs=frozenset(id(x) for x in inputs.tensors))
         self._births = self.sites.lookout.births
 
@@ -136,6 +138,7 @@ class _Measurement:
             trained = [p for p in self._model.parameters() if p.requires_grad]
             loss_operations = graph.loss_operations(loss, self.sites.nodes)
             self._births.look_at_loss(loss, self.sites.nodes)
+            self._notes.backward_begins(loss, ())
             tracing.install()
             # What was in the graph before (features that the model has cached) is somebody else's, who may need it.
             older = any(k.number < start and k.node not in inputs for k in tracing.layout.knots if k.parameter is None)
@@ -150,7 +153,7 @@ class _Measurement:
         for p, g in zip(trained, gradients, strict=False):
             p.grad = g
         meter = self.roster.meter(0)
-        meter.before(gradients_later=False)
+        meter.before(gradients_later=False, copies=True)
         names = observation.names(observations)
         parameters = meter.read()
         sick = {row.name for row in parameters if row.grad_nonfinite}
@@ -172,10 +175,12 @@ class _Measurement:
             ledger=traced.ledger,
             recurrences=traced.recurrences,
             birth=traced.birth,
+            **self._notes.read({}),
         )
 
     def _forward(self) -> Any:
         try:
+            self._notes.batch(self._inputs.tensors, {})
             return self._inputs.call(self._model)
         except Exception as error:
             if self._inputs.leaves:

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from gradiometer.measures import (
+    HALF,
     Moments,
     Scalar,
     can_die,
     can_saturate,
     correlation,
+    lost,
     moments,
     offset,
     peaks,
+    positions,
     resolve,
     saturated,
     zeros,
@@ -37,13 +40,12 @@ class Observation:
     __slots__ = (
         "activation",
         "base",
-        "correlation",
         "domain",
+        "extras",
         "gates",
         "gradient",
         "gradients",
         "model",
-        "offset",
         "operation",
         "passing",
         "peak",
@@ -71,14 +73,15 @@ class Observation:
         self.gates = False
         self.domain: tuple[str, dict[str, Any]] | None = None
         """Of an operation that is not finite everywhere, what its inputs were like."""
-        self.offset: Scalar | None = None
-        self.correlation: Scalar | None = None
+        self.extras: dict[str, Scalar] = {}
+        """What only some sites have, by the name of its field."""
         self.wants_gradient = False
 
     def look_at_examples(self, y: Tensor) -> None:
         """Measures what of the signal comes from the input: offset and correlation between examples."""
-        self.offset = offset(y, self.unit_dim, self.activation.squares)
-        self.correlation = correlation(y)
+        found = (offset(y, self.unit_dim, self.activation.squares), correlation(y), positions(y))
+        names = ("offset", "correlation", "positions")
+        self.extras.update({n: v for n, v in zip(names, found, strict=True) if v is not None})
 
     def dead_share(self) -> Scalar | None:
         """Share of the units that were zero for every example, ``None`` of an operation that cannot die."""
@@ -92,6 +95,8 @@ class Observation:
             new = Moments(new.count, *(a + b for a, b in zip(old[1:], new[1:], strict=True)))
         self.gradient = new
         self.gradients += 1
+        if gradient.dtype in HALF and (share := lost(gradient)) is not None:
+            self.extras["lost"] = share
 
 
 def read(observations: list[Observation], loss_scale: float = 1.0) -> tuple[SiteReading, ...]:
@@ -136,8 +141,9 @@ def _without_unused(observations: list[Observation]) -> list[Observation]:
 def _scalars(seen: Observation) -> list[Scalar]:
     gradient = seen.gradient or Moments(0, 0.0, 0.0, 0.0, 0.0)
     # Not `or 0.0`, which would ask a tensor on an accelerator for its value.
-    optional = [0.0 if v is None else v for v in (seen.saturation, seen.offset, seen.correlation)]
-    return [*seen.activation[1:], seen.zeros, gradient.squares, gradient.nonfinite, *optional]
+    saturation = 0.0 if seen.saturation is None else seen.saturation
+    numbers = (seen.zeros, gradient.squares, gradient.nonfinite, saturation)
+    return [*seen.activation[1:], *numbers, *seen.extras.values()]
 
 
 def _dead_masks(groups: list[list[Observation]]) -> list[np.ndarray | None]:
@@ -158,16 +164,17 @@ def _merge(
     name: str, group: list[Observation], values: Iterator[float], dead: np.ndarray | None, loss_scale: float
 ) -> SiteReading:
     first = group[0]
+    extras: dict[str, float] = {}
     squares = total = nonfinite = masked = zero = saturation = grad_squares = grad_nonfinite = 0.0
     count = arrivals = grad_count = 0
-    examples: list[tuple[float, float]] = []
     for seen in group:
-        row = [next(values) for _ in range(10)]  # as many as `_scalars` gives
+        row = [next(values) for _ in range(8)]  # as many as `_scalars` gives
+        found = {name: next(values) for name in seen.extras}
         n = seen.activation.count
         squares, total, nonfinite, masked = squares + row[0], total + row[1], nonfinite + row[2], masked + row[3]
         zero, saturation = zero + row[4] * n, saturation + row[7] * n
         grad_squares, grad_nonfinite = grad_squares + row[5], grad_nonfinite + row[6]
-        examples.append((row[8], row[9]))
+        extras = found | extras
         count += n
         if seen.gradient is not None:
             arrivals += 1
@@ -192,6 +199,5 @@ def _merge(
         grad_rms=math.sqrt(grad_squares / max(grad_count - grad_nonfinite, 1)) / loss_scale if arrivals else None,
         grad_nonfinite=int(grad_nonfinite),
         gates=first.gates,
-        offset=None if first.offset is None else examples[0][0],
-        correlation=None if first.correlation is None else examples[0][1],
+        **extras,
     )

@@ -73,6 +73,12 @@ class Roster:
         """``id`` of the parameters that should get a gradient."""
         return {id(p) for model in self.models.values() for p in model.parameters() if p.requires_grad}
 
+    def parameters(self) -> list[Tensor]:
+        """All parameters of the models under watch, each once, and what else an optimizer under watch holds."""
+        own = (p for model in self.models.values() for p in model.parameters())
+        others = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
+        return list({id(p): p for p in (*own, *others)}.values())
+
     def meter(self, number: int) -> ParameterMeter:
         """The meter of one optimizer, kept for as long as its parameters are the same tensors in the same memory."""
         count = sum(len(group["params"]) for o in self.optimizers for group in o.param_groups)
@@ -110,7 +116,8 @@ class Roster:
             model, name = self._names.get(id(p), ("", otherwise))
             shape = () if _lazy(p) else tuple(p.shape)
             unit_dim = int(id(p) in self._transposed)
-            self._parameters[key] = Parameter(name, shape, number, p.requires_grad, model, unit_dim)
+            dtype = str(p.dtype).removeprefix("torch.")
+            self._parameters[key] = Parameter(name, shape, number, p.requires_grad, model, unit_dim, dtype)
         return self._parameters[key]
 
 

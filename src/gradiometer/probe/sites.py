@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
 
+from gradiometer.probe import attention
 from gradiometer.probe.ledger.calls import CallLog, is_composite, number_of_next_node
 from gradiometer.probe.lookout import Domain, Lookout
 from gradiometer.probe.observation import Observation
@@ -117,10 +118,12 @@ class SiteTracker:
             self._leaf -= leaf
             self._stack.pop()
         if self.on and not self._leaf:
-            args = (*args, *kwargs.values()) if kwargs else args
+            given, args = args, (*args, *kwargs.values()) if kwargs else args
             self.guarded("module", self._returned, module, args, output, place, leaf, before, version)
             if self.log is not None and not self.backward:
                 self.guarded("ledger", self._note_module, self.log, start, module, args, output, place, leaf, before)
+            if self.propagation and isinstance(module, nn.MultiheadAttention):
+                self.guarded("attention", self._attended, before, attention.of_module, module, given, kwargs)
         return output
 
     def _opaque(self, original: Call, module: nn.Module, args: Any, kwargs: Any, place: tuple[str, str] | None) -> Any:
@@ -284,6 +287,11 @@ class SiteTracker:
         first = self._channels.get(shape, y.dim() >= 4)
         return 1 if first and y.dim() > 1 else -1
 
+    def _attended(self, before: int, look: Callable[..., dict[str, Any]], what: Any, args: Any, kwargs: Any) -> None:
+        """Adds to what was just observed, if anything, how sharply it attends."""
+        if len(self.observations) > before:
+            self.observations[before].extras.update(look(what, args, kwargs))
+
     # -- backward -----------------------------------------------------------------------------------------------
 
     def _hook(self, seen: Observation, y: Tensor) -> None:
@@ -367,7 +375,10 @@ class SiteTracker:
             domain = self.guarded("operation", self.lookout.before, function, given)
         output = function(*args, **(kwargs or {}))
         if self.on and not self._leaf:
+            before = len(self.observations)
             self.guarded("operation", self.called, function, given, output, start, domain)
+            if self.propagation:
+                self.guarded("attention", self._attended, before, attention.of_function, function, args, kwargs or {})
         return output
 
 

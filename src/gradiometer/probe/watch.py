@@ -111,7 +111,7 @@ class watch:  # noqa: N801 - used as a function, like `open`
     ) -> None:
         """Ends watching, also after an exception, which goes on."""
         if kind is not None:
-            self._sink.note(f"the block ended by {kind.__name__}")
+            self._sink.note(f"the block ended by {kind.__name__}: {str(error)[:200]}".rstrip(": "))
         self.close()
 
     def __repr__(self) -> str:

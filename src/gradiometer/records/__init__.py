@@ -14,6 +14,7 @@ from gradiometer.records.parameter import UNIT_QUANTILES, Parameter, ParameterRe
 from gradiometer.records.reading import SCHEMA_VERSION, Reading
 from gradiometer.records.run import ModelInfo, Run
 from gradiometer.records.site import Cause, Site, SiteReading
+from gradiometer.records.task import Inputs, Task
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -24,6 +25,7 @@ __all__ = [
     "Diagnosis",
     "Edge",
     "Finding",
+    "Inputs",
     "Ledger",
     "LedgerRow",
     "ModelInfo",
@@ -35,5 +37,6 @@ __all__ = [
     "Severity",
     "Site",
     "SiteReading",
+    "Task",
     "decades_by_cause",
 ]

@@ -15,7 +15,8 @@ class Finding:
 
     ``kind`` is one of the closed list in the documentation, ``sites`` names where it is seen (worst first),
     ``evidence`` holds the numbers it rests on, ``cause`` says what makes it, ``explanation`` is what a reader
-    is told, ``remedies`` what to do, best first. ``follows_from`` is the kind of the finding that explains this one.
+    is told, ``remedies`` what to do, best first, ``wrong_if`` what would show that it is wrong. ``follows_from`` is
+    the kind of the finding that explains this one.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Finding:
     cause: str
     explanation: str
     remedies: tuple[str, ...] = ()
+    wrong_if: str = ""
     follows_from: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,6 +41,8 @@ class Finding:
             lines.append(f"   follows from: {self.follows_from.replace('_', ' ')}")
         if self.remedies:
             lines.append("   do: " + " · ".join(self.remedies))
+        if self.wrong_if:
+            lines.append(f"   wrong if: {self.wrong_if}")
         return "\n".join(lines)
 
 

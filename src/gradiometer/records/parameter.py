@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ class Parameter:
     """One parameter tensor: its name in the model, shape, and the optimizer that holds it (-1 for none).
 
     ``unit_dim`` is the dimension that counts output units: the first, but in transposed convolutions the second.
+    ``dtype`` is its number format, such as ``bfloat16``.
     """
 
     name: str
@@ -22,6 +24,13 @@ class Parameter:
     trainable: bool
     model: str = ""
     unit_dim: int = 0
+    dtype: str = "float32"
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs of one output unit, 0 of a vector."""
+        sizes = [n for d, n in enumerate(self.shape) if d != self.unit_dim]
+        return math.prod(sizes) if sizes else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,9 @@ class ParameterReading:
     ``update_rms`` are over ``measured`` elements: all of them, or evenly spread blocks of a large tensor.
     ``None`` means there was nothing to measure: no gradient, or no optimizer that holds the parameter.
     ``unit_gradients`` are gradient norms by output unit, or, where there are more than
-    ``units_limit`` units, their quantiles; ``unit_quantiles`` tells which.
+    ``units_limit`` units, their quantiles; ``unit_quantiles`` tells which. ``copies`` is the share of units that are
+    copies of another one, ``moved`` the share of elements that the step changed at all, of 16-bit formats; ``None``
+    where they were not measured.
     """
 
     parameter: Parameter
@@ -45,6 +56,8 @@ class ParameterReading:
     measured: int
     unit_data: bytes = b""
     unit_quantiles: bool = False
+    copies: float | None = None
+    moved: float | None = None
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from gradiometer.records.ledger import Birth, Ledger, Recurrence
 from gradiometer.records.parameter import ParameterReading
 from gradiometer.records.site import SiteReading
+from gradiometer.records.task import Inputs, Task
 
 SCHEMA_VERSION = 1
 """Raised when a record changes in a way that an older reader would misread."""
@@ -26,7 +27,10 @@ class Reading:
     is ``"parameters"`` or ``"full"``; ``loss_scale`` the factor of mixed precision, 1 without.
     ``loss_operations`` names the operations between the model's output and the loss, the loss first. ``ledger`` is
     empty where none was kept in this step; ``recurrences`` belong to it. ``birth`` says where the first NaN or Inf
-    came from.
+    came from. ``tasks`` are the losses that the step's last backward pass began from, ``inputs`` the batch, where it
+    was looked at. ``clipped`` is the norm of the gradient as the optimizer saw it over that which backward left, over
+    a sample: 1 where nothing was clipped. ``carried`` is the norm of the gradient that was there before the step's
+    first backward pass, over that of the gradient that the optimizer saw: 0 where it is set to zero between steps.
     """
 
     step: int
@@ -42,6 +46,10 @@ class Reading:
     ledger: Ledger = _NONE
     recurrences: tuple[Recurrence, ...] = ()
     birth: Birth | None = None
+    tasks: tuple[Task, ...] = ()
+    inputs: Inputs | None = None
+    clipped: float | None = None
+    carried: float | None = None
 
     def __repr__(self) -> str:
         """In short: a reading has hundreds of numbers."""

@@ -36,7 +36,9 @@ class SiteReading:
     ``grad_rms`` and ``grad_nonfinite`` are of the gradient that arrives; ``None`` if none did. ``gates`` says
     that the output was multiplied with another signal, as that of a gate is. ``offset`` is the squared mean over the
     variance, averaged over units, ``correlation`` the mean cosine between the outputs for different examples, of
-    the first pass; ``None`` where they were not measured.
+    the first pass; ``positions`` is that cosine between the positions of one sequence. ``entropy`` of attention weights
+    is over that of uniform ones, ``sharpness`` the distance in nats of the largest logit from the mean. ``lost`` is
+    the share of a float16 gradient that is too small for the format. ``None`` where they were not measured.
     """
 
     site: Site
@@ -57,6 +59,10 @@ class SiteReading:
     gates: bool = False
     offset: float | None = None
     correlation: float | None = None
+    positions: float | None = None
+    entropy: float | None = None
+    sharpness: float | None = None
+    lost: float | None = None
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""A ledger as plain lists and back, for the text part of a packed reading."""
+"""A ledger, and what else a reading has of nested records, as plain lists and back, for its text part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from gradiometer.records import Birth, Branch, Edge, Ledger, LedgerRow, Reading, Recurrence
+from gradiometer.records import Birth, Branch, Edge, Inputs, Ledger, LedgerRow, Reading, Recurrence, Task
 
 _COLUMNS = tuple(field.name for field in fields(LedgerRow))
 
@@ -22,6 +22,10 @@ def to_plain(reading: Reading) -> dict[str, Any]:
         out["recurrences"] = [asdict(r) for r in reading.recurrences]
     if reading.birth is not None:
         out["birth"] = asdict(reading.birth)
+    if reading.tasks:
+        out["tasks"] = [asdict(task) for task in reading.tasks]
+    if reading.inputs is not None:
+        out["inputs"] = asdict(reading.inputs)
     return out
 
 
@@ -38,7 +42,16 @@ def from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
         out["recurrences"] = tuple(_recurrence(r) for r in data["recurrences"])
     if "birth" in data:
         out["birth"] = Birth(**data["birth"])
+    if "tasks" in data:
+        out["tasks"] = tuple(_task(t) for t in data["tasks"])
+    if "inputs" in data:
+        out["inputs"] = Inputs(**data["inputs"])
     return out
+
+
+def _task(data: dict[str, Any]) -> Task:
+    pairs: dict[str, Any] = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+    return Task(**{**data, **pairs})
 
 
 def _value(value: Any) -> Any:

@@ -21,6 +21,9 @@ _SITE_NUMBERS = ("passes", "rms", "mean", "nonfinite", "masked", "zeros", "satur
                  "grad_rms", "grad_nonfinite", "gates")  # fmt: skip
 _PARAMETER_NUMBERS = ("weight_rms", "weight_nonfinite", "grad_rms", "grad_nonfinite", "update_rms", "measured",
                       "unit_quantiles")  # fmt: skip
+# What most rows do not have.
+_SITE_EXTRA = ("offset", "correlation", "positions", "entropy", "sharpness", "lost")
+_PARAMETER_EXTRA = ("copies", "moved")
 _COUNTS = frozenset(("passes", "nonfinite", "masked", "units", "examples", "dead", "grad_nonfinite", "measured"))
 _FLAGS = frozenset(("weight_nonfinite", "unit_quantiles", "gates"))
 
@@ -43,7 +46,10 @@ def pack(reading: Reading, number: Callable[[Identity], int]) -> bytes:
         "masks": {i: row.dead_mask.hex() for i, row in enumerate(reading.sites) if row.dead_mask},
         "parameters": [number(row.parameter) for row in reading.parameters],
         "units": [len(row.unit_data) for row in reading.parameters],
-        "examples": {i: (row.offset, row.correlation) for i, row in enumerate(reading.sites) if row.offset is not None},
+        "sites_also": _extra(reading.sites, _SITE_EXTRA),
+        "parameters_also": _extra(reading.parameters, _PARAMETER_EXTRA),
+        "clipped": reading.clipped,
+        "carried": reading.carried,
         **to_plain(reading),
     }
     text = json.dumps(head).encode()
@@ -86,8 +92,7 @@ def unpack(data: bytes, identities: Mapping[int, Identity]) -> Reading:
             site = Site(f"site {number} (its name is lost)", "unknown", "unknown")
         row = {name: column[i] for name, column in site_columns.items()}
         mask = bytes.fromhex(head["masks"].get(str(i), ""))
-        offset, correlation = head.get("examples", {}).get(str(i), (None, None))
-        row |= {"offset": offset, "correlation": correlation}
+        row |= head["sites_also"].get(str(i), {})
         sites.append(SiteReading(site=site, shape=tuple(head["shapes"][i]), dead_mask=mask, **row))
     parameters, start = [], 0
     for i, number in enumerate(head["parameters"]):
@@ -95,6 +100,7 @@ def unpack(data: bytes, identities: Mapping[int, Identity]) -> Reading:
         if not isinstance(parameter, Parameter):
             parameter = Parameter(f"parameter {number} (its name is lost)", (), -1, True)
         row = {name: column[i] for name, column in parameter_columns.items()}
+        row |= head["parameters_also"].get(str(i), {})
         end = start + head["units"][i]
         parameters.append(ParameterReading(parameter=parameter, unit_data=units[start:end], **row))
         start = end
@@ -109,8 +115,16 @@ def unpack(data: bytes, identities: Mapping[int, Identity]) -> Reading:
         sites=tuple(sites),
         parameters=tuple(parameters),
         loss_operations=tuple(head["loss_operations"]),
+        clipped=head["clipped"],
+        carried=head["carried"],
         **from_plain(head),
     )
+
+
+def _extra(rows: Sequence[Any], names: Sequence[str]) -> dict[int, dict[str, float]]:
+    """By the row's place, those of these fields that it has."""
+    found = ({name: value for name in names if (value := getattr(row, name)) is not None} for row in rows)
+    return {i: fields for i, fields in enumerate(found) if fields}
 
 
 def pack_rows(rows: Sequence[tuple[int, int, float]]) -> bytes:

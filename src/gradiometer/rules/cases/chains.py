@@ -1,4 +1,4 @@
-"""Readings made by hand, for the cases that prove the rules."""
+"""Chains of layers, the trainings around them, and values that are not finite."""
 
 from __future__ import annotations
 

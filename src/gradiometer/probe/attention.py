@@ -1,0 +1,95 @@
+"""How sharply attention attends, where it is computed: in a softmax, a fused kernel, or a module of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradiometer.measures import Scalar, sharpness
+
+EXAMPLES = 4
+"""Examples that are looked at: fused kernels never hold the weights, and making them again costs what they save."""
+
+_FUSED = "query key value attn_mask dropout_p is_causal"
+_MODULE = "query key value key_padding_mask need_weights attn_mask"
+_SOFTMAX = frozenset((torch.softmax, F.softmax, Tensor.softmax))
+
+
+def of_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Entropy and sharpness of a call of ``softmax`` or ``scaled_dot_product_attention``; empty for others.
+
+    Example:
+        >>> sorted(of_function(torch.softmax, (torch.zeros(2, 3, 3), -1), {}))
+        ['entropy', 'sharpness']
+        >>> of_function(torch.relu, (torch.zeros(3),), {})
+        {}
+    """
+    if function in _SOFTMAX:
+        logits = args[0]
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+        if isinstance(dim, int) and logits.dim() >= 3 and dim % logits.dim() == logits.dim() - 1:
+            return _look(logits[:EXAMPLES])
+    if function is F.scaled_dot_product_attention:
+        return _of_product(**_named(_FUSED, args, kwargs))
+    return {}
+
+
+def of_module(module: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The same of torch's own module, whose projections are made again for a few examples."""
+    named = _named(_MODULE, args, kwargs)
+    query, key = named["query"], named["key"]
+    if module.in_proj_weight is None or query.dim() != 3 or query.is_nested or key.is_nested:
+        return {}
+    query, key = (x if module.batch_first else x.transpose(0, 1) for x in (query, key))
+    width, heads = module.embed_dim, module.num_heads
+    w, b = module.in_proj_weight, module.in_proj_bias
+    q = F.linear(query[:EXAMPLES], w[:width], None if b is None else b[:width])
+    k = F.linear(key[:EXAMPLES], w[width : 2 * width], None if b is None else b[width : 2 * width])
+    q, k = (x.unflatten(-1, (heads, width // heads)).transpose(1, 2) for x in (q, k))
+    mask = named.get("attn_mask")
+    mask = None if mask is None or mask.dim() != 2 else mask
+    if mask is not None and mask.dtype is torch.bool:
+        mask = ~mask  # there True means hidden, and in the product True means seen
+    padding = named.get("key_padding_mask")
+    if padding is not None and padding.dtype is torch.bool:
+        seen = ~padding[:EXAMPLES, None, None, :]
+        mask = seen if mask is None or mask.dtype is not torch.bool else mask & seen
+    return _of_product(q, k, mask)
+
+
+def _named(names: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(zip(names.split(), args, strict=False)) | dict(kwargs)
+
+
+def _of_product(
+    query: Tensor,
+    key: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    **_: Any,
+) -> dict[str, Scalar]:
+    query, key = query.detach()[:EXAMPLES], key.detach()[:EXAMPLES]
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+    logits = query @ key.transpose(-1, -2) * (scale or 1 / math.sqrt(query.shape[-1]))
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    if attn_mask is not None:
+        if attn_mask.dim() == logits.dim() and attn_mask.shape[0] > 1:
+            attn_mask = attn_mask[:EXAMPLES]
+        hidden = attn_mask.dtype is torch.bool
+        logits = logits.masked_fill(~attn_mask, -math.inf) if hidden else logits + attn_mask
+    return _look(logits)
+
+
+def _look(logits: Tensor) -> dict[str, Scalar]:
+    logits = logits.detach()
+    how, distance = sharpness(logits)
+    return {"entropy": how, "sharpness": distance}
