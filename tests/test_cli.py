@@ -1,6 +1,8 @@
 """The other verbs of the command line."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -110,6 +112,118 @@ def test_json_is_strict(folder):
     result = invoke("diagnose", "--json")
     assert result.exit_code == 1
     json.loads(result.stdout, parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder / "sick.sqlite", "sigmoid")
+    with gm.watch(torch.nn.Linear(2, 2), path=folder / "none.sqlite"):
+        pass
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "code"),
+    [
+        ("sick", ["--fail-on", "warning"], 1),
+        ("sick", ["--fail-on", "critical"], 1),
+        ("sick", ["--fail-on", "critical", "--ignore", "vanishing_gradient", "--ignore", "stalled_training"], 0),
+        ("sick", ["--fail-on", "warning", "--ignore", "vanishing_gradient:nowhere"], 1),
+        ("none", ["--fail-on", "warning"], 0),
+        ("none", [], 2),
+        ("sick", ["--fail-on", "info"], 2),
+        ("sick", ["--fail-on", "warning", "--ignore", "vanishing"], 2),
+        ("absent", ["--fail-on", "warning"], 2),
+    ],
+)
+def test_fail_on_and_ignore(trained, run, options, code):
+    result = invoke("diagnose", str(trained / f"{run}.sqlite"), *options)
+    assert result.exit_code == code, result.output
+    if run == "none":
+        assert "cannot say" in result.stdout
+    if code == 0 and "--ignore" in options:
+        assert "silenced (--ignore)" in result.stdout
+
+
+def test_what_pyproject_ignores(folder, trained):
+    (folder.parent / "pyproject.toml").write_text('[tool.gradiometer]\nignore = ["any:hidden*", "any:loss"]')
+    result = invoke("diagnose", str(trained / "sick.sqlite"), "--fail-on", "warning")
+    assert result.exit_code == 0
+    assert "silenced (pyproject.toml)" in result.stdout
+    listed = invoke("runs", "--out", str(trained))
+    assert "silenced)" in listed.stdout
+    silenced = {
+        row["name"]: row["silenced"] for row in json.loads(invoke("runs", "--out", str(trained), "--json").stdout)
+    }
+    assert silenced["sick"] >= 1
+    assert silenced["none"] == 0
+    (folder.parent / "pyproject.toml").write_text("[tool.gradiometer]\nignore = [3]")
+    for verb in ("diagnose", "runs"):
+        result = invoke(verb, "--out", str(trained))
+        assert result.exit_code == 2
+        assert "takes a list of patterns" in result.stderr
+
+
+SETUP = """
+import torch
+from torch.nn.functional import cross_entropy
+from gradiometer.networks import mlp
+def setup():
+    torch.manual_seed(0)
+    batch = torch.randn(64, 16), torch.randint(10, (64,))
+    return mlp(16, 32, {depth}, 10, "{activation}"), batch, cross_entropy
+"""
+
+
+def test_measure_fails_on_findings(folder):
+    sick, well = folder.parent / "sick_setup.py", folder.parent / "well_setup.py"
+    sick.write_text(SETUP.format(depth=16, activation="sigmoid"))
+    well.write_text(SETUP.format(depth=3, activation="relu"))
+    assert "not healthy" not in invoke("measure", f"{sick}:setup").stdout
+    result = invoke("measure", f"{sick}:setup", "--fail-on", "warning")
+    assert result.exit_code == 1
+    assert "1  vanishing gradient  critical" in result.stdout
+    assert "diagnosis" not in json.loads(invoke("measure", f"{sick}:setup", "--json").stdout)
+    data = json.loads(invoke("measure", f"{sick}:setup", "--json", "--ignore", "vanishing_gradient").stdout)
+    assert data["diagnosis"]["silenced"] == 1
+    assert invoke("measure", f"{well}:setup", "--fail-on", "warning").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "options", "code"),
+    [
+        ("", ["--fail-on", "critical"], 1),
+        ("raise SystemExit(7)", ["--fail-on", "critical"], 7),
+        ("", ["--fail-on", "critical", "--ignore", "vanishing_gradient", "--ignore", "stalled_training"], 0),
+        ("", ["--ignore", "vanishing"], 2),
+    ],
+)
+def test_run_fails_on_findings(folder, end, options, code):
+    script = folder.parent / "train.py"
+    script.write_text(
+        SETUP.format(depth=16, activation="sigmoid")
+        + f"""
+import os, sys
+model, (x, y), loss = setup()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+os.chdir("/")
+for _ in range(3):
+    loss(model(x), y).backward()
+    optimizer.step()
+print("trained")
+{end}
+"""
+    )
+    command = [sys.executable, "-m", "gradiometer", "run", "--every", "1", *options, str(script)]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    if code == 2:
+        assert done.stdout == ""  # told before the training, not after it
+        assert "vanishing_gradient" in done.stderr
+    else:
+        assert done.stdout == "trained\n"
+        assert ("silenced (--ignore)" if "--ignore" in options else "vanishing gradient") in done.stderr
 
 
 def test_demo(folder):

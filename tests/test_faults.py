@@ -299,7 +299,7 @@ def test_an_error_that_ends_the_block_leaves_nothing_behind(
     assert places() == UNTOUCHED
     assert torch.overrides._get_current_function_mode() is None
     assert (len(observer.run.readings), observer.run.finished) == (1, True)
-    assert observer.run.notes == (f"the block ended by {type(error).__name__}",)
+    assert observer.run.notes == (f"the block ended by {type(error).__name__}: {error}".rstrip(": "),)
 
 
 # -- the disk --------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ CRITICAL = replace(INFO, kind="vanishing_gradient", severity="critical")
 RUN = gm.Run(readings=(READING,), scalars={"loss": ((0, 0, 2.5), (1, 0, 9.0), (0, 1, 2.0))})
 
 NAMES = """DamagedRunError Diagnosis Finding GradiometerError GradiometerWarning InputError NewerRunError NotARunError
-    Birth Ledger LedgerRow Parameter ParameterReading Reading Recurrence Run RunError Site SiteReading __version__
-    diagnose load measure watch""".split()
+    Birth Ledger LedgerRow Parameter ParameterReading Reading Recurrence Run RunError Site SiteReading
+    UnhealthyError __version__ assert_healthy diagnose load measure watch""".split()
 
 
 def test_public_names_are_exactly_these():
@@ -41,6 +41,7 @@ def test_reading_a_run_needs_no_torch(use):
     ("error", "parents"),
     [
         (gm.InputError, (gm.GradiometerError, ValueError)),
+        (gm.UnhealthyError, (gm.GradiometerError, AssertionError)),
         (gm.RunError, (gm.GradiometerError,)),
         (gm.NotARunError, (gm.RunError,)),
         (gm.NewerRunError, (gm.RunError,)),

@@ -194,8 +194,8 @@ def test_cause_comes_before_consequence():
     model, how = make("a dead layer")
     diagnosis = gm.diagnose(_train(model, **how))
     kinds = [f.kind for f in diagnosis]
-    assert kinds == ["dead_units", "vanishing_gradient"]
-    assert diagnosis[1].follows_from == "dead_units"
+    assert kinds == ["dead_units", "vanishing_gradient", "stalled_training"]
+    assert [f.follows_from for f in diagnosis] == [None, "dead_units", "vanishing_gradient"]
 
 
 def test_a_reading_alone_can_be_diagnosed():
@@ -259,4 +259,4 @@ def test_nothing_recorded_is_no_verdict():
 )
 def test_progress(losses, learning):
     reading = cases.chain([1.0] * 5, "relu", loss="unknown", top=0.01).last
-    assert progress(list(enumerate(losses)), reading).learning is learning
+    assert progress(list(enumerate(losses)), [reading]).learning is learning

@@ -90,10 +90,22 @@ def test_every_is_exact_whatever_it_costs(every):
 def test_a_demanded_step_is_sampled_once(every):
     schedule = Schedule(1e-6, every)
     assert schedule.due(0, 0.0)
-    schedule.sampled(10.0, 10.0)
+    schedule.sampled(0.1, 0.1)
     assert not schedule.due(3, 1.0)
     schedule.demand()
     schedule.demand()
     assert schedule.due(4, 1.1)
-    schedule.sampled(10.0, 10.0)
+    schedule.sampled(0.1, 0.1)
     assert not schedule.due(5, 1.2)
+
+
+def test_demands_have_an_allowance_of_their_own():
+    schedule = Schedule(1e-6)
+    assert schedule.due(0, 0.0)
+    schedule.sampled(0.2, 0.2)
+    for _ in range(2):
+        schedule.demand()
+        assert schedule.due(7, 1.0) is (schedule._spent + schedule._price <= 0.5)
+        schedule.sampled(0.2, 0.2)
+    schedule.demand()
+    assert not schedule.due(8, 1.0)

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-
 from benchmarks.gauntlet.training import Training
 from benchmarks.gauntlet.verify import described, scored
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 CHECKS, EPOCHS = 50, 10
 
 # Functions are caught rather than modules: nn.ReLU calls one of them as well, and the peers come from libraries in
 # which every activation is a layer, so that F.relu in a forward is no reason for them to be blind.
-_ACTIVATIONS = {"relu": "relu", "leaky_relu": "relu", "elu": "other", "gelu": "other", "silu": "other"}
-_ACTIVATIONS |= {"tanh": "tanh", "sigmoid": "sigmoid"}
+_ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid"}
+_ACTIVATIONS |= dict.fromkeys(["leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "softplus", "relu6"], "other")
 
 _SATURATED = {"tanh": (-9.4999, 9.4999), "sigmoid": (-23.0, 16.99999)}
 """Limits of the pre-activation in SageMaker Debugger."""
@@ -164,11 +162,11 @@ class _Eyes:
     """Looks at single steps of a training; between them nothing of it is left in the training."""
 
     def __init__(self, training: Training) -> None:
-        models = {"": training.model} if isinstance(training.model, nn.Module) else dict(training.model)
-        several = isinstance(training.optimizer, list)
+        model, optimizer = training.model, training.optimizer
+        models = {"": model} if isinstance(model, nn.Module) else dict(model)
         self._training = training
         self._modules = list(models.values())
-        self._optimizers = training.optimizer if several else [training.optimizer]
+        self._optimizers = optimizer if isinstance(optimizer, list) else [optimizer]
         named = {p: f"{k}.{n}".lstrip(".") for k, m in models.items() for n, p in m.named_parameters()}
         self._parameters = {p: name for p, name in named.items() if p.requires_grad and p.numel()}
 
@@ -222,7 +220,8 @@ def observe(training: Training) -> Observed:
             loss, weights, activations, inputs = eyes.step(i)
             seen.losses.append(loss)
             score = scored(training) if i + 1 in ends else None
-            seen.checks.append(Check(i + 1, fmean([*since, loss]), score, weights, activations, inputs))
+            mean = (sum(since) + loss) / (len(since) + 1)
+            seen.checks.append(Check(i + 1, mean, score, weights, activations, inputs))
             since = []
     except Exception as error:
         seen.error = described(error)

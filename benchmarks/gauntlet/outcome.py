@@ -29,7 +29,8 @@ class Outcome:
     """What one tool said about one training.
 
     ``alarms`` is its last word, first cause first. ``history`` has every alarm that it ever raised, by the step of
-    the first time; one that was taken back later is only there. ``crash`` is the tool's own error.
+    the first time; one that was taken back later is only there. ``crash`` is the tool's own error,
+    or why it would not look at the training at all.
     """
 
     alarms: tuple[Alarm, ...] = ()

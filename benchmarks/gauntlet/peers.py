@@ -243,11 +243,11 @@ def thedeepchecker(seen: Observed, good: float) -> list[Alarm]:
 def _checked(recent: Sequence[Check]) -> dict[str, bool]:
     check, losses = recent[-1], [c.loss for c in recent]
     whole = len(recent) == _WINDOW
-    matrices, finite = _matrices(check), [w for w in _matrices(check) if w.finite]
-    gradients = [[c.weights[i].gradient for c in recent] for i, w in enumerate(check.weights) if w in finite]
-    rates = [[_over(b, a) for a, b in pairwise(g)] for g in gradients if None not in g] if whole else []
-    last = [g[-1] for g in gradients if g[-1] is not None]
-    logs = [_mean_log([c.weights[i] for c in recent]) for i, w in enumerate(check.weights) if w in finite]
+    matrices, sound = _matrices(check), [i for i, w in enumerate(check.weights) if w.matrix and w.finite]
+    last = [g for i in sound if (g := check.weights[i].gradient) is not None]
+    gradients = [[g for c in recent if (g := c.weights[i].gradient) is not None] for i in sound]
+    rates = [[_over(b, a) for a, b in pairwise(g)] for g in gradients if len(g) == _WINDOW]
+    logs = [_mean_log([c.weights[i] for c in recent]) for i in sound]
     drops = [_over(a - b, a) for a, b in pairwise(losses)]
     return {
         "constant weights": check.step == 1 and any(w.variance < 1e-16 for w in matrices),
@@ -270,9 +270,10 @@ def _dead(a: Activation) -> bool:
 
 
 def _mean_log(rows: Sequence[Weights]) -> float | None:
-    """Mean decimal logarithm of update over weight; ``None`` if no update was made at all."""
-    logs = [math.log10(w.update / w.magnitude) for w in rows if w.finite and w.update > 0 and w.magnitude > 0]
-    return sum(logs) / len(logs) if logs else None
+    """Mean decimal logarithm of update over weight, NaN for weights of zero; ``None`` if no update was made at all."""
+    rows = [w for w in rows if w.finite and w.magnitude > 0]
+    logs = [math.log10(w.update / w.magnitude) for w in rows if w.update > 0]
+    return sum(logs) / len(logs) if logs else None if rows else math.nan
 
 
 PEERS: dict[str, Callable[[Observed, float], list[Alarm]]] = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-import gradiometer as gm
 from benchmarks.gauntlet.catalogue import find
 from benchmarks.gauntlet.observing import observe
 from benchmarks.gauntlet.outcome import Alarm, Outcome, Result, Role
 from benchmarks.gauntlet.peers import PEERS
 from benchmarks.gauntlet.training import Case, Training
 from benchmarks.gauntlet.verify import Plain, described, verify
+
+import gradiometer as gm
 
 OURS = "gradiometer"
 
@@ -65,6 +66,8 @@ def watched(training: Training, every: int | None = None) -> Watched:
     seconds = time.perf_counter() - start - looks.seconds
     if watch is not None:
         looks.look(watch, len(losses) + bool(error))
+    else:
+        looks.crash = f"refused to watch: {error}"
     outcome = Outcome(looks.last, tuple(looks.history.values()), looks.crash)
     return Watched(losses, error, outcome, seconds, looks.seconds)
 
@@ -86,7 +89,8 @@ def _result(
     training = case.build(sick=sick)
     ours = watched(training, every)
     outcomes = {OURS: ours.outcome}
-    differs = {"under watch": difference(plain, ours.losses, ours.error)}
+    refused = ours.outcome.crash and not ours.losses
+    differs = {"under watch": "" if refused else difference(plain, ours.losses, ours.error)}
     if with_peers:
         seen = observe(case.build(sick=sick))
         differs["under the peers' hooks"] = difference(plain, seen.losses, seen.error)

@@ -16,7 +16,6 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-
 from benchmarks.gauntlet.catalogue import entries
 from benchmarks.gauntlet.training import Case, Training
 
@@ -107,7 +106,12 @@ def main(patterns: list[str]) -> int:
     for text in broken:
         print(f"BROKEN {text}", flush=True)
     for entry in found:
-        verdict = verify(entry.case)
+        try:
+            verdict = verify(entry.case)
+        except Exception as error:  # not of a step, which is part of the truth, but of building the training
+            wrong += 1
+            print(f"BROKEN {entry.name}: {described(error)}", flush=True)
+            continue
         wrong += bool(verdict.invalid)
         print(_line(entry.name, entry.case, verdict), flush=True)
     print(f"{len(found)} cases, {wrong} problems")

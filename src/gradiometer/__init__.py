@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         NewerRunError,
         NotARunError,
         RunError,
+        UnhealthyError,
     )
+    from gradiometer.healthy import assert_healthy
     from gradiometer.probe.measure import measure
     from gradiometer.probe.watch import watch
     from gradiometer.records import (
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from gradiometer.store import load
 
 _HOME = {
+    "assert_healthy": "gradiometer.healthy",
     "measure": "gradiometer.probe.measure",
     "watch": "gradiometer.probe.watch",
     "diagnose": "gradiometer.rules",
@@ -74,6 +77,7 @@ _HOME = {
             "NewerRunError",
             "NotARunError",
             "RunError",
+            "UnhealthyError",
         ],
         "gradiometer.errors",
     ),
@@ -99,7 +103,9 @@ __all__ = [
     "RunError",
     "Site",
     "SiteReading",
+    "UnhealthyError",
     "__version__",
+    "assert_healthy",
     "diagnose",
     "load",
     "measure",

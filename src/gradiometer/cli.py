@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,27 @@ from rich.console import Console
 from rich.table import Table
 
 import gradiometer as gm
+from gradiometer.config import Ignored, ignored
+from gradiometer.records.diagnosis import SEVERITIES, Severity
+from gradiometer.rules.silence import silenced
 from gradiometer.store import FOLDER, find, newest
 
 CANNOT_SAY = 2
 
 _out = click.option("--out", default=FOLDER, show_default=True, help="Folder of the runs.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_ignore = click.option(
+    "--ignore",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out findings of a kind, at sites, or both: dead_units, 'blocks.3.*', 'dead_units:blocks.3.*'. "
+    "May be repeated; takes the place of what pyproject.toml ignores.",
+)
+_fail_on = click.option(
+    "--fail-on",
+    type=click.Choice(SEVERITIES[1:]),
+    help="Exit with 1 if there is a finding of at least this severity, and with 0 if not.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,33 +65,40 @@ def demo(out: str) -> None:
 @click.option("--budget", default=0.01, show_default=True, help="Share of the training's time that watching may cost.")
 @click.option("--every", type=click.IntRange(min=1), help="Sample every n-th step instead.")
 @click.option("--level", type=click.Choice(["full", "parameters"]), default="full", show_default=True)
+@_ignore
+@_fail_on
 @click.argument("script")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
-    out: str, as_module: bool, budget: float, every: int | None, level: str, script: str, arguments: tuple[str, ...]
+    out: str, ignore: tuple[str, ...], fail_on: Severity | None, script: str, arguments: tuple[str, ...], **options: Any
 ) -> None:
     """Run SCRIPT unmodified, with its ARGUMENTS, under watch.
 
     It runs as `python SCRIPT ARGUMENTS` would have run it, with the same output, exit code and tracebacks. What is
-    found is printed to standard error at the end.
+    found is printed to standard error at the end; --fail-on turns the exit code 0 of the script into 1.
     """
     from gradiometer.integrations.script import run_script
 
-    _or_exit(
-        lambda: run_script(
-            script,
-            arguments,
-            as_module=as_module,
-            folder=out,
-            budget=budget,
-            every=every,
-            level=level,
-            finished=lambda recorded: _summarize(script, recorded),
-        )
-    )
+    def work() -> None:
+        left_out = _left_out(ignore)
+        failed = False
+
+        def finished(recorded: gm.Run | None) -> None:
+            nonlocal failed
+            diagnosis = _summarize(script, recorded, left_out)
+            failed = bool(fail_on and diagnosis is not None and diagnosis.reaches(fail_on))
+
+        try:
+            run_script(script, arguments, folder=out, finished=finished, **options)
+        except SystemExit as end:
+            if failed and not end.code:
+                sys.exit(1)
+            raise
+
+    _or_exit(work)
 
 
-def _summarize(script: str, recorded: gm.Run | None) -> None:
+def _summarize(script: str, recorded: gm.Run | None, left_out: Ignored) -> gm.Diagnosis | None:
     from gradiometer.report.text import show
 
     sys.stdout.flush()
@@ -88,36 +110,48 @@ def _summarize(script: str, recorded: gm.Run | None) -> None:
             "optimizer of torch.optim steps, or backward() is called on what a module gave. Child processes that the "
             "script starts are not watched.",
         )
-        return
+        return None
     console.rule("gradiometer", style="dim", align="left")
-    show(console, gm.diagnose(recorded), recorded)
+    diagnosis = _diagnosed(recorded, left_out)
+    show(console, diagnosis, recorded)
     console.print(f"\nrun: {recorded.path}", soft_wrap=True, highlight=False)
+    return diagnosis
 
 
 @main.command()
 @click.argument("place", metavar="FILE:FUNCTION")
 @click.option("--all", "everything", is_flag=True, help="Show every operation, also beside the main path.")
 @click.option("--signal", is_flag=True, help="Show the signal on its way forward as well.")
+@_ignore
+@_fail_on
 @_json
-def measure(place: str, everything: bool, signal: bool, as_json: bool) -> None:
+def measure(
+    place: str, everything: bool, signal: bool, ignore: tuple[str, ...], fail_on: Severity | None, as_json: bool
+) -> None:
     """Print what every operation does to the gradient, from the loss to the input.
 
     FUNCTION, without arguments, returns a model, a batch (inputs, targets) and a loss function. One forward and one
-    backward pass is taken; nothing is trained.
+    backward pass is taken; nothing is trained. --fail-on and --ignore also say what ails the network.
     """
     from gradiometer.integrations.factory import setup_of
-    from gradiometer.report import propagation, waterfall
+    from gradiometer.report import propagation, text, waterfall
 
     def work() -> None:
+        left_out = _left_out(ignore)
         reading = gm.measure(*setup_of(place))
+        diagnosis = _diagnosed(reading, left_out) if ignore or fail_on else None
         if as_json:
-            _print_json(reading.to_dict())
-            return
-        console = _console(piped=160)
-        waterfall.show(console, reading, everything=everything)
-        if signal:
-            console.print()
-            propagation.show(console, reading)
+            _print_json(reading.to_dict() | ({"diagnosis": diagnosis.to_dict()} if diagnosis is not None else {}))
+        else:
+            console = _console(piped=160)
+            waterfall.show(console, reading, everything=everything)
+            if signal:
+                console.print()
+                propagation.show(console, reading)
+            if diagnosis is not None:
+                console.print()
+                text.show(console, diagnosis)
+        sys.exit(int(bool(fail_on and diagnosis is not None and diagnosis.reaches(fail_on))))
 
     _or_exit(work, as_json=as_json)
 
@@ -125,24 +159,29 @@ def measure(place: str, everything: bool, signal: bool, as_json: bool) -> None:
 @main.command()
 @click.argument("which", metavar="[RUN]", required=False)
 @_out
+@_ignore
+@_fail_on
 @_json
-def diagnose(which: str | None, out: str, as_json: bool) -> None:
+def diagnose(which: str | None, out: str, ignore: tuple[str, ...], fail_on: Severity | None, as_json: bool) -> None:
     """Say what ails RUN, a file or a name from `gradiometer runs` (without it the newest).
 
-    Exit code: 0 healthy, 1 findings, 2 cannot say.
+    Exit code: 0 healthy, 1 findings, 2 cannot say; with --fail-on what could not be said is no failure.
     """
     from gradiometer.report.text import show
 
     def work() -> None:
+        left_out = _left_out(ignore)
         path = find(which, out) if which else _newest(out)
         recorded = _load(path)
-        diagnosis = gm.diagnose(recorded)
+        diagnosis = _diagnosed(recorded, left_out)
         if as_json:
             _print_json({"run": str(path), **diagnosis.to_dict()})
         else:
             console = _console()
             show(console, diagnosis, recorded)
             console.print(f"\nrun: {path}", soft_wrap=True, highlight=False)
+        if fail_on:
+            sys.exit(int(diagnosis.reaches(fail_on)))
         sys.exit({True: 0, False: 1, None: CANNOT_SAY}[diagnosis.healthy])
 
     _or_exit(work, as_json=as_json)
@@ -156,7 +195,8 @@ def runs(out: str, as_json: bool) -> None:
 
     Exit code: 0 if there are any, 2 if there are none.
     """
-    rows = [_row(path) for path in newest(out)]
+    rows: list[dict[str, Any]] = []
+    _or_exit(lambda: rows.extend(_row(path, _left_out()) for path in newest(out)), as_json=as_json)
     if as_json:
         _print_json(rows)
     elif rows:
@@ -166,22 +206,24 @@ def runs(out: str, as_json: bool) -> None:
         for row in rows:
             verdict = "cannot be read" if row["error"] else row["verdict"]
             kinds = ", ".join(f["kind"].replace("_", " ") for f in row["findings"] if f["severity"] != "info")
+            verdict += (f": {kinds}" if kinds else "") + (f" ({row['silenced']} silenced)" if row["silenced"] else "")
             started = time.strftime("%m-%d %H:%M", time.localtime(row["started"])) if row["started"] else ""
             state = "" if row["error"] else row["ended"] or ("finished" if row["finished"] else "running, or cut off")
-            table.add_row(row["name"], started, str(row["steps"]), state, f"{verdict}: {kinds}" if kinds else verdict)
+            table.add_row(row["name"], started, str(row["steps"]), state, verdict)
         _console().print(table)
     if not rows:
         click.echo(f"There are no runs in {out}. Make one with: gradiometer run train.py", err=True)
         sys.exit(CANNOT_SAY)
 
 
-def _row(path: Path) -> dict[str, Any]:
+def _row(path: Path, left_out: Ignored) -> dict[str, Any]:
     row: dict[str, Any] = {"run": str(path), "name": path.stem, "started": None, "steps": 0, "finished": False}
     try:
         recorded = _load(path)
-        diagnosis = gm.diagnose(recorded)
+        diagnosis = _diagnosed(recorded, left_out)
     except gm.RunError as error:
-        return row | {"ended": "", "healthy": None, "verdict": "cannot say", "findings": [], "error": str(error)}
+        unknown = {"ended": "", "healthy": None, "verdict": "cannot say", "silenced": 0, "findings": []}
+        return row | unknown | {"error": str(error)}
     return row | {
         "started": recorded.started,
         "steps": recorded.steps,
@@ -189,9 +231,21 @@ def _row(path: Path) -> dict[str, Any]:
         "ended": next((note.partition("ended ")[2] for note in recorded.notes if " ended by " in note), ""),
         "healthy": diagnosis.healthy,
         "verdict": diagnosis.verdict,
+        "silenced": diagnosis.silenced,
         "findings": diagnosis.to_dict()["findings"],
         "error": None,
     }
+
+
+def _left_out(ignore: Sequence[str] = ()) -> Ignored:
+    """What is to be silenced; asked for before any work, so that a misspelt kind is told at once."""
+    left_out = ignored(ignore or None, by="--ignore")
+    silenced(gm.Diagnosis(()), *left_out)
+    return left_out
+
+
+def _diagnosed(what: gm.Reading | gm.Run, left_out: Ignored) -> gm.Diagnosis:
+    return silenced(gm.diagnose(what, ignore=()), *left_out)
 
 
 def _console(piped: int | None = None) -> Console:

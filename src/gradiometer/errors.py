@@ -2,6 +2,7 @@
 
     GradiometerError
     ├── InputError (ValueError)      what a caller handed over cannot be used
+    ├── UnhealthyError (AssertionError)  a network fails `assert_healthy`
     └── RunError                     a run cannot be read or written
         ├── NotARunError             the file is something else, empty, or absent
         ├── NewerRunError            written by a later version of this package
@@ -12,6 +13,8 @@
 A text says what happened, why it matters, and the one thing to change.
 """
 
+from typing import Any
+
 
 class GradiometerError(Exception):
     """Root of all errors of this package."""
@@ -19,6 +22,15 @@ class GradiometerError(Exception):
 
 class InputError(GradiometerError, ValueError):
     """What a caller handed over cannot be used."""
+
+
+class UnhealthyError(GradiometerError, AssertionError):
+    """A network fails `assert_healthy`; made from the `Diagnosis`, whose text it tells."""
+
+    @property
+    def diagnosis(self) -> Any:
+        """The whole `Diagnosis`."""
+        return self.args[0]
 
 
 class RunError(GradiometerError):

@@ -46,7 +46,7 @@ def bytes_into_convolutions(sick: bool) -> Training:
     return classifier(model, optimizer, 200, data=(x.view(-1, 1, 8, 8), y), batch=32)
 
 
-@CASES.sick("unscaled_inputs", "saturated_units", sites=r"^[01]$", also=("vanishing_gradient", "stalled_training"))
+@CASES.sick("unscaled_inputs", "saturated_units", sites=r"^[01]\b", also=("vanishing_gradient", "stalled_training"))
 def bytes_into_tanh(sick: bool) -> Training:
     """Raw pixels saturate the first tanh layer; what is behind it sees signs only."""
     model = mlp(4, nn.Tanh, lecun(), width=16)

@@ -23,7 +23,7 @@ def sharpness(logits: Tensor) -> tuple[Scalar, Scalar]:
 
     Example:
         >>> sharpness(torch.tensor([[0.0, 30.0]]))
-        (3.1...e-12, 15.0)
+        (4.05...e-12, 15.0)
 
     Source:
         Zhai et al., Stabilizing transformer training by preventing attention entropy collapse (2023), section 3;

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from gradiometer.measures.magnitude import Scalar
 
+FEW = 5
+"""Targets for each class that was seen below which their frequencies are mostly chance."""
+
 
 def class_entropy(target: Tensor, ignored: int = -100) -> Scalar:
     """Cross-entropy of the best constant answer to a classification: the entropy of the classes' frequencies.
@@ -22,7 +25,7 @@ def class_entropy(target: Tensor, ignored: int = -100) -> Scalar:
         ignored: an index that counts as no target.
 
     Returns:
-        Nats, from 0 on; 0 without targets.
+        Nats, from 0 on; NaN of fewer than `FEW` targets a class seen, of which the frequencies say nothing.
 
     Example:
         >>> class_entropy(torch.tensor([0, 1] * 500))  # ln 2 = 0.6931, and 1 / 2000
@@ -33,29 +36,35 @@ def class_entropy(target: Tensor, ignored: int = -100) -> Scalar:
     """
     kept = target.detach().reshape(-1)
     kept = kept[kept != ignored]
-    if not kept.numel():
-        return 0.0
     _, counts = kept.unique(return_counts=True)
+    if kept.numel() < FEW * max(len(counts), 1):
+        return math.nan
     p = counts.double() / kept.numel() if counts.device.type != "mps" else counts.float() / kept.numel()
     value = -(p * p.log()).sum() + (len(counts) - 1) / (2 * kept.numel())
     return value.item() if value.device.type == "cpu" else value
 
 
 def binary_entropy(target: Tensor) -> Scalar:
-    """The same of binary targets, each output on its own: the mean of ``-p ln p - (1-p) ln(1-p)``.
+    """The same of binary targets, each output on its own.
+
+    Formula: the mean over outputs of ``-p ln p - (1-p) ln(1-p) + [0 < p < 1] / 2n`` with the mean target ``p`` of n.
 
     Args:
         target: probabilities, examples along the first dimension.
 
     Returns:
-        Nats, from 0 to ln 2.
+        Nats; NaN of fewer than `FEW` examples for each of the two classes.
 
     Example:
-        >>> binary_entropy(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))  # the second output is always one
-        0.3465...
+        >>> binary_entropy(torch.tensor([[0.0, 1.0], [1.0, 1.0]] * 50))  # the second output is always one
+        0.3490...
     """
+    n = target.shape[0] if target.dim() else 1
+    if n < 2 * FEW:
+        return math.nan
     p = target.detach().float().mean(0)
-    value = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean()
+    entropy = -torch.xlogy(p, p) - torch.xlogy(1 - p, 1 - p)
+    value = (entropy + ((p > 0) & (p < 1)) / (2 * n)).mean()
     return value.item() if value.device.type == "cpu" else value
 
 

@@ -24,6 +24,7 @@ from gradiometer.probe.schedule import Schedule
 from gradiometer.probe.sink import Sink
 from gradiometer.probe.sites import SiteTracker
 from gradiometer.probe.steps import StepNotes
+from gradiometer.probe.unrest import Unrest
 from gradiometer.records import ModelInfo, Reading
 
 WINDOW_STEPS = 16
@@ -49,6 +50,7 @@ class Probe:
         self._steps: list[int] = []
         self._losses = Losses()
         self._bookkeeper = Bookkeeper()
+        self._unrest: dict[int, Unrest] = {}  # by the number of the optimizer
         self._notes = StepNotes()
         self._loss_operations: tuple[str, ...] = ()
         self._window = False
@@ -273,6 +275,8 @@ class Probe:
         repeats = not self.manual and isinstance(self.roster.optimizers[number], torch.optim.LBFGS)
         keep = "loss" not in self.scalars_recorded
         loss = self._losses.step(number, step, first_only=repeats, keep=keep)
+        if isinstance(loss, torch.Tensor) and loss.device.type == "cpu":  # elsewhere asking would stop the queue
+            self._worry(number, loss.item())
         if self._window:
             self._read(number, step, loss)
         self._steps[number] = step + 1
@@ -374,11 +378,16 @@ class Probe:
         step = self._steps[number] if self._steps else 0
         return number, step if self._losses.waiting or not step else step - 1
 
+    def _worry(self, number: int, loss: float) -> None:
+        if self._unrest.setdefault(number, Unrest()).seen(loss):
+            self._schedule.demand()
+
     def flush(self) -> None:
         """Hands over the losses that are still on the device."""
         with self._guard("loss"):
             rows = self._losses.flush()
             if rows:
                 self._sink.add_scalars("loss", rows)
-            if not all(math.isfinite(value) for _, _, value in rows):
-                self._schedule.demand()
+            if self._losses.on_device:
+                for number, _, value in rows:
+                    self._worry(number, value)

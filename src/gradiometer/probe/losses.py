@@ -28,6 +28,8 @@ class Losses:
         self._pending: list[Scalar] = []  # of the step that is under way
         self._before = 0  # how many of them there were when the newest backward began
         self._rows: list[tuple[int, int, Scalar]] = []
+        self.on_device = False
+        """Whether the newest loss lies on an accelerator, where its value is not known before a flush."""
         self._flushed = perf_counter()
 
     @property
@@ -71,6 +73,7 @@ class Losses:
         if not pending:
             return None
         loss = pending[0] if first_only or len(pending) == 1 else _sum(pending)
+        self.on_device = isinstance(loss, Tensor) and loss.device.type != "cpu"
         if keep:
             self._rows.append((number, step, loss))
         return loss

@@ -6,6 +6,7 @@ from collections import deque
 from statistics import median
 
 _ALLOWANCE = 0.05  # seconds, once
+_TROUBLE = 0.5  # the same for steps that something is wrong with
 _EARLY, _OFTEN = (1, 2, 4, 8, 16), 25
 
 
@@ -18,7 +19,8 @@ class Schedule:
     itself, and at most five times that (an evaluation that happens to fall into it is not our cost).
     The first step is always sampled: what is broken from birth is seen there. Steps 1, 2, 4, 8, 16 and every 25th are
     sampled as well for as long as that costs less than a twentieth of a second in all, so that a training
-    of a few seconds, whose budget is nothing, has more than one reading.
+    of a few seconds, whose budget is nothing, has more than one reading. Steps that are asked for because something
+    goes wrong may cost half a second in all; what they cost is missing from the account afterwards.
 
     Example:
         >>> s = Schedule(budget=0.01)
@@ -39,14 +41,15 @@ class Schedule:
         self._demanded = False
 
     def demand(self) -> None:
-        """Samples the next step whatever it costs (something is going wrong just now)."""
+        """Samples the next step even if it is not its turn (something is going wrong just now)."""
         self._demanded = True
 
     def due(self, step: int, now: float) -> bool:
         """Whether step number ``step`` is to be sampled; ``now`` is in seconds since the watch began."""
         if self._demanded:
             self._demanded = False
-            return True
+            if self._spent + self._price <= max(_TROUBLE, self._budget * now):
+                return True
         if self._every is not None:
             return step % self._every == 0
         if not self._costs:

@@ -98,6 +98,8 @@ def read(drafts: list[_Draft]) -> tuple[Task, ...]:
     for task, numbers in drafts:
         found = {name: next(values) for name in numbers}
         guess = found.get("guess", math.nan)
+        if math.isnan(guess) and "even" in found:
+            guess = found["even"]
         tasks.append(
             Task(
                 loss=task.loss,
@@ -143,27 +145,29 @@ def _draft(node: Any, name: str, direct: bool) -> _Draft | None:
 
 def _numbers(node: Any, name: str, output: Tensor, target: Tensor, stretched: bool) -> dict[str, Scalar]:
     whole = node._saved_reduction == _SUM
-    count = 1
+    even = math.nan  # what answering all classes alike costs: too small a batch says nothing of their frequencies
     if name in _CLASSES:
         guess = class_entropy(target, node._saved_ignore_index)
+        even = math.log(output.shape[1] if output.dim() > 1 else output.shape[0])
         count = target.numel() if whole else 1
         kept = target[target != node._saved_ignore_index]
         low, high = (kept.amin(), kept.amax()) if kept.numel() else (0.0, 0.0)
         numbers: dict[str, Scalar] = {"target_min": _scalar(low), "target_max": _scalar(high)}
         if node._saved_weight is not None:
-            guess = math.nan  # weighted classes have another best constant
+            guess = even = math.nan  # weighted classes have another best constant
     else:
         numbers = {"target_min": _scalar(target.amin()), "target_max": _scalar(target.amax())}
         numbers |= {"target_spread": _spread(target), "output_spread": _spread(output)}
         count = target.numel() if whole else 1
         if name in _BINARY:
             weighted = node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None
-            guess = math.nan if weighted else binary_entropy(target)
+            guess, even = (math.nan, math.nan) if weighted else (binary_entropy(target), math.log(2))
         else:
             # Of targets that were stretched nobody knows any more which dimension counts the examples.
             guess = math.nan if stretched else around_center(target, _DIFFERENCES[name](node))
     return numbers | {
         "guess": guess,
+        "even": even,
         "count": float(count),
         "output_min": _scalar(output.amin()),
         "output_max": _scalar(output.amax()),

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 Severity = Literal["info", "warning", "critical"]
+
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+"""From what is only worth knowing to what ends a training."""
+
+KINDS = tuple(
+    """vanishing_gradient exploding_gradient saturated_units dead_units bad_initialization symmetric_units rank_collapse
+    attention_collapse nonfinite loss_spike oscillating_loss diverging_loss stalled_training frozen_parameters
+    unscaled_inputs output_mismatch underflow clipping_bound""".split()
+)
+"""The closed list of kinds of finding; a new one is added here first."""
+
+_SITES = 4
+"""Sites told in a line; the worst come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +48,28 @@ class Finding:
         data = {name: getattr(self, name) for name in self.__slots__}
         return data | {"evidence": dict(self.evidence), "sites": list(self.sites), "remedies": list(self.remedies)}
 
+    @property
+    def name(self) -> str:
+        """The kind as people write it."""
+        return self.kind.replace("_", " ")
+
+    @property
+    def where(self) -> str:
+        """The worst sites, and how many more there are."""
+        more = len(self.sites) - _SITES
+        return ", ".join(self.sites[:_SITES]) + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def brief(self) -> str:
+        """Kind, severity, and the first thing that the explanation says."""
+        first = re.split(r"[.:;](?=\s|$)", self.explanation, maxsplit=1)[0]
+        return f"{self.name}, {self.severity}. {first}."
+
     def __str__(self) -> str:
-        """Kind, severity, explanation and what to do, as plain text."""
-        lines = [f"{self.kind.replace('_', ' ')} [{self.severity}]", f"   {self.explanation}"]
+        """Kind, severity, explanation, place and what to do, as plain text."""
+        lines = [f"{self.name} [{self.severity}]", f"   {self.explanation}"]
+        if self.sites:
+            lines.append(f"   where: {self.where}")
         if self.follows_from:
             lines.append(f"   follows from: {self.follows_from.replace('_', ' ')}")
         if self.remedies:
@@ -52,20 +85,52 @@ class Diagnosis(Sequence[Finding]):
 
     ``subject`` describes what was diagnosed in one line. ``conclusive`` is false when too little was
     recorded to say anything; then ``healthy`` is ``None``, unless something was found all the same. ``reason`` says
-    what is missing, or what to keep in mind.
+    what is missing, or what to keep in mind. ``silenced`` counts the findings that are left out because
+    ``silenced_by`` (a file, an argument) says so.
     """
 
     findings: tuple[Finding, ...]
     subject: str = ""
     conclusive: bool = True
     reason: str = ""
+    silenced: int = 0
+    silenced_by: str = ""
 
     @property
     def healthy(self) -> bool | None:
         """Whether no finding is above ``info``; ``None`` when nothing can be said."""
-        if any(finding.severity != "info" for finding in self.findings):
+        if self.reaches("warning"):
             return False
         return True if self.conclusive else None
+
+    def reaches(self, severity: Severity) -> bool:
+        """Whether there is a finding of at least this severity."""
+        return any(SEVERITIES.index(finding.severity) >= SEVERITIES.index(severity) for finding in self.findings)
+
+    @property
+    def stories(self) -> list[tuple[Finding, list[Finding]]]:
+        """Each finding that stands by itself, with those that follow from it, directly or through another."""
+        first = {finding.kind: finding for finding in reversed(self.findings)}
+
+        def root(finding: Finding) -> Finding:
+            seen = set()
+            while finding.follows_from in first and finding.kind not in seen:
+                seen.add(finding.kind)
+                finding = first[finding.follows_from]
+            return finding
+
+        return [
+            (cause, [finding for finding in self.findings if finding is not cause and root(finding) is cause])
+            for cause in self.findings
+            if root(cause) is cause
+        ]
+
+    @property
+    def silence(self) -> str:
+        """How many findings are left out and who says so, so that nobody takes silence for health."""
+        if not self.silenced:
+            return ""
+        return f"{self.silenced} finding{'s' if self.silenced != 1 else ''} silenced ({self.silenced_by})"
 
     @overload
     def __getitem__(self, index: int) -> Finding: ...
@@ -89,6 +154,8 @@ class Diagnosis(Sequence[Finding]):
             "subject": self.subject,
             "healthy": self.healthy,
             "reason": self.reason,
+            "silenced": self.silenced,
+            "silenced_by": self.silenced_by,
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
@@ -102,10 +169,10 @@ class Diagnosis(Sequence[Finding]):
         return str(self)
 
     def __str__(self) -> str:
-        """Subject, verdict and findings, as plain text."""
-        lines = [" · ".join(part for part in (self.subject, self.verdict) if part)]
+        """Subject, verdict and findings, as plain text; what follows from a finding stands under it."""
+        lines = [" · ".join(part for part in (self.subject, self.verdict, self.silence) if part)]
         if self.reason:
             lines += ["", self.reason]
-        for number, finding in enumerate(self.findings, 1):
-            lines += ["", f"{number}  {finding}"]
+        for number, (cause, consequences) in enumerate(self.stories, 1):
+            lines += ["", f"{number}  {cause}", *(f"   follows from it: {f.brief}" for f in consequences)]
         return "\n".join(lines)

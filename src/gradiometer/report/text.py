@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -31,10 +32,12 @@ def render(diagnosis: Diagnosis, run: Run | None = None, *, plain: bool = False)
     head.append(" · " if diagnosis.subject else "")
     head.append(diagnosis.verdict, style=_VERDICTS[diagnosis.healthy])
     parts: list[RenderableType] = [head]
+    if diagnosis.silence:
+        parts.append(Text(diagnosis.silence, style="yellow"))
     if diagnosis.reason:
         parts += [Text(), Text(diagnosis.reason)]
-    for number, finding in enumerate(diagnosis.findings, 1):
-        parts += [Text(), _finding(number, finding)]
+    for number, (cause, consequences) in enumerate(diagnosis.stories, 1):
+        parts += [Text(), _story(number, cause, consequences)]
     for reading in _pictured(run) if run is not None else ():
         parts += [Text(), gradient_picture(reading, plain=plain)]
     for note in run.notes if run is not None else ():
@@ -42,25 +45,27 @@ def render(diagnosis: Diagnosis, run: Run | None = None, *, plain: bool = False)
     return Group(*parts)
 
 
-def _finding(number: int, finding: Finding) -> RenderableType:
+def _story(number: int, finding: Finding, consequences: Sequence[Finding]) -> RenderableType:
+    """A finding with all that is said of it, and a line for each of those that follow from it."""
     table = Table.grid(padding=(0, 2), expand=False)
     head = Text(f"{number}  ")
-    head.append(finding.kind.replace("_", " "), style="bold")
+    head.append(finding.name, style="bold")
     head.append(f"  {finding.severity}", style=_STYLES[finding.severity])
-    if finding.follows_from:
+    if finding.follows_from:  # from one that is not shown here
         head.append(f"  (follows from {finding.follows_from.replace('_', ' ')})", style="dim")
     table.add_row(head)
-    where = ", ".join(finding.sites[:4]) + (f" and {len(finding.sites) - 4} more" if len(finding.sites) > 4 else "")
-    for label, text in (
-        ("", finding.explanation),
-        ("where", where),
-        ("cause", finding.cause),
-        ("do", " · ".join(finding.remedies)),
+    for label, text, style in (
+        ("", finding.explanation, ""),
+        ("where", finding.where, ""),
+        ("cause", finding.cause, ""),
+        ("do", " · ".join(finding.remedies), ""),
+        ("wrong if", finding.wrong_if, "dim"),
+        *(("follows from it", consequence.brief, "") for consequence in consequences),
     ):
         if text:
             line = Text()
             line.append(f"{label}: " if label else "", style="dim")
-            line.append(text)
+            line.append(text, style=style)
             table.add_row(Padding(line, (0, 0, 0, 3)))
     return table
 

@@ -34,7 +34,7 @@ class Patient:
     @cached_property
     def progress(self) -> Progress:
         """Whether the loss falls."""
-        seen = progress(self.losses, self.recent[-1] if self.recent else None)
+        seen = progress(self.losses, self.readings)
         if self.failed:
             return replace(seen, learning=False)
         return replace(seen, learning=None) if seen.learning is False and not self.alone else seen

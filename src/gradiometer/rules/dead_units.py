@@ -96,7 +96,8 @@ def _always_zero(readings: Sequence[Reading], row: SiteReading) -> tuple[frozens
         if alike is not None:
             always = alike.dead_units() if always is None else always & alike.dead_units()
             examples, count = examples + alike.examples, count + 1
-        if examples >= EXAMPLES and count >= 2:
+        silent = always is not None and len(always) == row.units and examples * row.units >= EXAMPLES
+        if count >= 2 and (examples >= EXAMPLES or silent):
             break
     return always or frozenset(), examples
 

@@ -7,17 +7,23 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from gradiometer.config import ignored
 from gradiometer.records import Diagnosis, Finding, Reading, Run
 from gradiometer.rules import (
     dead_units,
+    diverging_loss,
     exploding_gradient,
     frozen_parameters,
+    loss_spike,
     nonfinite,
+    oscillating_loss,
     saturated_units,
+    stalled_training,
     vanishing_gradient,
 )
 from gradiometer.rules.base import Patient, Rule
 from gradiometer.rules.progress import ENOUGH
+from gradiometer.rules.silence import silenced
 
 RULES: tuple[Rule, ...] = (
     nonfinite.RULE,
@@ -26,19 +32,38 @@ RULES: tuple[Rule, ...] = (
     saturated_units.RULE,
     vanishing_gradient.RULE,
     exploding_gradient.RULE,
+    loss_spike.RULE,
+    oscillating_loss.RULE,
+    diverging_loss.RULE,
+    stalled_training.RULE,
 )
 
 _READINGS = 20
 """The newest readings of a training that are looked at."""
 
+_ROOTS = ("output_mismatch", "unscaled_inputs", "frozen_parameters", "symmetric_units", "underflow", "clipping_bound")
+"""What comes from outside the network, or from how it was put together: explained by nothing that is looked for."""
+
+_TOO_LONG = ("oscillating_loss", "diverging_loss", "loss_spike")
+"""What long steps do to the loss; they throw units into their flat or dead part too, unless these were born there."""
+
 _EXPLAINS = {
-    "vanishing_gradient": ("dead_units", "saturated_units"),
-    "nonfinite": ("exploding_gradient",),
+    "bad_initialization": ("unscaled_inputs",),
+    "attention_collapse": ("unscaled_inputs", "bad_initialization"),
+    "rank_collapse": ("bad_initialization", "attention_collapse"),
+    "dead_units": ("unscaled_inputs", "output_mismatch", "bad_initialization", "exploding_gradient", *_TOO_LONG),
+    "saturated_units": ("unscaled_inputs", "output_mismatch", "bad_initialization", *_TOO_LONG),
+    "vanishing_gradient": (*_ROOTS, "bad_initialization", "attention_collapse", "dead_units", "saturated_units"),
+    "exploding_gradient": ("unscaled_inputs", "bad_initialization"),
+    "loss_spike": ("unscaled_inputs", "bad_initialization", "exploding_gradient"),
+    "oscillating_loss": (*_ROOTS, "bad_initialization", "exploding_gradient", "attention_collapse"),
+    "diverging_loss": (*_ROOTS, "bad_initialization", "exploding_gradient", "attention_collapse"),
+    "nonfinite": ("unscaled_inputs", "bad_initialization", "exploding_gradient", "diverging_loss", "oscillating_loss"),
 }
-"""What is explained by what, when both are found: the second comes first."""
+"""What is explained by what, when both are found: the second comes first. A loss that stalls is explained by all."""
 
 
-def diagnose(what: Reading | Run) -> Diagnosis:
+def diagnose(what: Reading | Run, *, ignore: Iterable[str] | None = None) -> Diagnosis:
     """Names the pathologies of a training, the cause before its consequences.
 
     Formula: every rule judges by what is free of scale: decades between layers, fractions of units, the loss
@@ -46,12 +71,17 @@ def diagnose(what: Reading | Run) -> Diagnosis:
 
     Args:
         what: a `Reading`, or a `Run` that is finished or still growing.
+        ignore: kinds of finding and patterns of sites that are not to be told, such as ``"dead_units"``,
+            ``"encoder.*"`` or ``"dead_units:encoder.*"``. ``None`` takes what ``[tool.gradiometer]`` in
+            ``pyproject.toml``
+            says, ``()`` silences nothing.
 
     Returns:
         A `Diagnosis`, a sequence of `Finding`; ``healthy`` is ``None`` when too little was recorded to say.
 
     Raises:
         TypeError: for anything else.
+        InputError: for a kind that does not exist.
 
     Example:
         >>> from gradiometer.rules import cases
@@ -69,14 +99,19 @@ def diagnose(what: Reading | Run) -> Diagnosis:
         run = what
     else:
         raise TypeError(f"diagnose takes a Reading or a Run, not {type(what).__name__}: watch.run, or gm.load(path)")
+    return silenced(_diagnosis(run), *ignored(ignore))
+
+
+def _diagnosis(run: Run) -> Diagnosis:
     reason = _missing(run)
     if reason:
         return Diagnosis((), _subject(run), conclusive=False, reason=reason)
     patients = list(_patients(run))
     found = _in_order([finding for patient in patients for finding in _examine(patient)])
+    whole = any(reading.sites for patient in patients for reading in patient.recent)
     if any(finding.severity != "info" for finding in found):
-        return Diagnosis(tuple(found), _subject(run))
-    if not any(reading.sites for patient in patients for reading in patient.recent):
+        return Diagnosis(tuple(found), _subject(run), conclusive=whole)
+    if not whole:
         reason = 'Only parameters were watched: gradients by depth and activations need level="full".'
         return Diagnosis(tuple(found), _subject(run), conclusive=False, reason=reason)
     return Diagnosis(tuple(found), _subject(run), reason=_remark(patients))
@@ -157,14 +192,25 @@ def _in_order(found: Sequence[Finding]) -> list[Finding]:
     serious = [f for f in unique.values() if f.severity != "info"]
     out = []
     for finding in unique.values():
-        reason = next((f.kind for f in serious if f is not finding and _explains(f, finding)), None)
-        out.append(replace(finding, follows_from=reason) if reason else finding)
+        reasons = [f.kind for f in serious if f is not finding and _explains(f, finding)]
+        # The nearest of several causes, so that the story can be followed link by link.
+        out.append(replace(finding, follows_from=max(reasons, key=_place)) if reasons else finding)
     return sorted(out, key=lambda f: (rank[f.severity] == 2, f.follows_from is not None, rank[f.severity]))
+
+
+def _place(kind: str) -> int:
+    """How far down the chain from cause to consequence a kind stands."""
+    order = list(_EXPLAINS)
+    return order.index(kind) if kind in order else -1
 
 
 def _explains(a: Finding, b: Finding) -> bool:
     """Whether a explains b: by what is known of the two kinds, unless b was there first."""
     earlier, later = a.evidence.get("onset", 0), b.evidence.get("onset", 0)
+    if b.kind == "stalled_training":
+        return a.kind != "stalled_training"
+    if a.kind in _TOO_LONG and b.kind in ("dead_units", "saturated_units"):
+        return later > 0 and earlier <= later
     if a.kind in _EXPLAINS.get(b.kind, ()):
         return earlier <= later
     return b.kind in _EXPLAINS.get(a.kind, ()) and earlier < later

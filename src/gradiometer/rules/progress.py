@@ -15,9 +15,9 @@ ENOUGH = 20
 FALL = 0.2
 """Share of the loss that must be gone for a training to count as learning.
 
-An output layer that only learns the frequencies of the classes, with every layer below it dead, takes the loss from
-its value at birth to that of a constant guess, and in a freshly made classifier those two differ by
-less than a tenth. A fifth is twice that.
+The constant guess is known from batches, to a few hundredths of itself; where it is not known, and the loss is compared
+with its beginning, a freshly made output layer that learns nothing but the frequencies of the classes takes about a
+tenth of it away. A fifth is twice that.
 """
 
 KEPT = 0.5
@@ -26,20 +26,20 @@ KEPT = 0.5
 TRAINED = 0.9
 """Share of the constant guess below which a loss at the first step is not that of a network just made."""
 
+OUTLIER = 5.0
+"""Losses so many times the median of their neighbours are left out of a mean."""
+
 NEAR = 0.3
 """How near to the constant guess a network just made begins, if its loss is what it seems to be."""
-
-_PLAIN = frozenset(
-    """nll_loss nll_loss2d cross_entropy log_softmax binary_cross_entropy binary_cross_entropy_with_logits sigmoid
-    softmax log mean view reshape permute transpose unsafe_view squeeze unsqueeze select slice t clone""".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """``learning`` is ``None`` as long as nothing can be said; ``ever`` tells whether it did at some time.
 
-    ``guess`` is the loss of a constant guess, where it is known.
+    ``initial`` and ``current`` are the loss at the first steps and at the newest ones, ``guess`` is that of a
+    constant guess, where it is known. ``gap`` is the share of the reference (the guess, or else the beginning) that is
+    gone, ``noise`` the standard error of ``current`` as such a share.
     """
 
     learning: bool | None
@@ -47,9 +47,11 @@ class Progress:
     initial: float | None = None
     current: float | None = None
     guess: float | None = None
+    gap: float = 0.0
+    noise: float = 0.0
 
 
-def progress(losses: Sequence[tuple[int, float]], reading: Reading | None = None) -> Progress:
+def progress(losses: Sequence[tuple[int, float]], readings: Sequence[Reading] = ()) -> Progress:
     """Compares the newest losses with the loss of a constant guess, or with the first ones where that is not known.
 
     Formula: learning if ``reference - current >= FALL * |reference|`` and beyond the noise, and if
@@ -61,41 +63,46 @@ def progress(losses: Sequence[tuple[int, float]], reading: Reading | None = None
         return Progress(None)
     # The first few only: a network that learns within twenty steps shall not be compared with itself.
     initial = median(values[:3])
-    guess = _constant_guess(reading, initial)
+    guess = constant_guess(readings, initial)
     reference = initial if guess is None else guess
     length = max(5, len(values) // 10)
     tail = values[-length:]
-    current = median(tail)
-    noise = median(abs(v - current) for v in tail)
+    current = _level(tail)
+    spread = median(abs(v - current) for v in tail)
     best = min(median(values[i : i + length]) for i in range(0, len(values) - length + 1, length))
-    enough = max(FALL * abs(reference), noise)
+    enough = max(FALL * abs(reference), spread)
     ever = reference - min(best, current) >= enough
     kept = reference - current >= KEPT * (reference - best)
-    learning = reference - current >= enough and kept and math.isfinite(losses[-1][1])
-    if not learning and kept and guess is not None and initial < TRAINED * guess and math.isfinite(losses[-1][1]):
-        return Progress(None, ever, initial, current, guess)  # trained before, and on its plateau now
-    return Progress(learning, ever, initial, current, guess)
+    finite = math.isfinite(losses[-1][1])
+    scale = abs(reference) or 1.0
+    learning: bool | None = reference - current >= enough and kept and finite
+    if not learning and kept and guess is not None and initial < TRAINED * guess and finite:
+        learning = None  # trained before, and on its plateau now
+    # 1.4826 makes a standard deviation of a median distance, 1.25 its standard error of a median's.
+    noise = 1.25 * 1.4826 * spread / math.sqrt(length) / scale
+    return Progress(learning, ever, initial, current, guess, (reference - current) / scale, noise)
 
 
-def _constant_guess(reading: Reading | None, initial: float) -> float | None:
-    """Loss of always answering the same: ``ln C`` for cross-entropy over C classes, ``ln 2`` for the binary one."""
-    outputs = [row for row in reading.sites if row.site.cause == "weights"] if reading is not None else []
-    if reading is None or not outputs:
+def _level(values: Sequence[float]) -> float:
+    """The mean, as the constant guess is one, without the few values that would be all of it."""
+    middle = median(values)
+    kept = [v for v in values if middle <= 0 or v <= OUTLIER * middle]
+    return math.fsum(kept) / len(kept)
+
+
+def constant_guess(readings: Sequence[Reading], initial: float) -> float | None:
+    """Loss of always answering the same, the mean over the readings; ``None`` where it is not known.
+
+    Where something is done to the loss before backward (a factor, a second loss) what the loss function compares
+    counts only if the training begins near its guess: the verdict must not depend on the scale of the loss.
+    """
+    known = [
+        (reading.tasks[0].guess * max(reading.passes, 1), reading.tasks[0].direct)
+        for reading in readings
+        if len(reading.tasks) == 1 and reading.tasks[0].guess is not None
+    ]
+    if not known or len(known) < len([r for r in readings if r.tasks]):
         return None
-    output = outputs[-1]
-    names = {*reading.loss_operations, *(row.site.operation for row in reading.sites if row.site.cause == "loss")}
-    if names & {"nll_loss", "cross_entropy", "nll_loss2d"} and output.units > 1:
-        guess = math.log(output.units)
-    elif any(name.startswith("binary_cross_entropy") for name in names):
-        guess = math.log(2)
-    else:
-        return None
-    # A sum over the batch instead of a mean is told by its size, and by its gradient: each example's is at most sqrt(2)
-    # long before the reduction, so that N of them, averaged, are at most sqrt(2/N) together.
-    count = output.examples
-    # Where something is done to the loss before backward (a factor, a second loss) the guess holds only if the loss
-    # begins near it: the verdict must not depend on the scale of the loss.
-    if not names <= _PLAIN and abs(initial - guess) > NEAR * guess:
-        return None
-    long = output.grad_norm is not None and output.grad_norm > 1.01 * math.sqrt(2 / count)
-    return guess * count if count > 4 and long and initial > 0.5 * guess * count else guess
+    guess = math.fsum(value for value, _ in known) / len(known)
+    direct = all(plain for _, plain in known)
+    return guess if direct or abs(initial - guess) <= NEAR * guess else None

@@ -13,6 +13,7 @@ from gradiometer.rules.cases.chains import (
     recurrent,
     site,
 )
+from gradiometer.rules.cases.curves import training
 
 __all__ = [
     "chain",
@@ -26,4 +27,5 @@ __all__ = [
     "reading",
     "recurrent",
     "site",
+    "training",
 ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
-from gradiometer.records import Cause, Ledger, LedgerRow, Parameter, ParameterReading, Reading, Site, SiteReading
+from gradiometer.records import Cause, Ledger, LedgerRow, Parameter, ParameterReading, Reading, Site, SiteReading, Task
 from gradiometer.rules.base import Patient
 
 Loss = Literal["learning", "stalled", "unknown"]
@@ -65,8 +65,23 @@ def parameter(name: str, ratio: float, weight: float = 1.0) -> ParameterReading:
 def reading(sites: Sequence[SiteReading], parameters: Sequence[ParameterReading] = (), step: int = 0) -> Reading:
     """A reading of one pass, with cross-entropy behind the last site."""
     operations = ("nll_loss", "log_softmax")
-    ledger = _ledger(sites)
-    return Reading(step, 0, float(step), 2.3, 1.0, "full", 1, tuple(sites), tuple(parameters), operations, ledger)
+    task = Task("nll_loss", ("log_softmax", "linear"), 512, _UNITS, math.log(_UNITS), (-5.0, 0.0), (0.0, _UNITS - 1.0))
+    return Reading(
+        step=step,
+        optimizer=0,
+        time=float(step),
+        loss=2.3,
+        loss_scale=1.0,
+        level="full",
+        passes=1,
+        sites=tuple(sites),
+        parameters=tuple(parameters),
+        loss_operations=operations,
+        ledger=_ledger(sites),
+        tasks=(task,),
+        carried=0.0,
+        clipped=1.0,
+    )
 
 
 def _ledger(sites: Sequence[SiteReading]) -> Ledger:

@@ -1,0 +1,97 @@
+"""Trainings with a loss curve of a certain shape, and steps of a certain length."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from gradiometer.rules.base import Patient
+from gradiometer.rules.cases.chains import chain
+
+_GUESS = math.log(64)
+
+Shape = Literal[
+    "learning", "stalled", "little", "zero", "floor", "growing", "blown up", "coming down", "negative", "spike", "jump",
+    "swinging", "noisy learning", "heavy tails", "restart",
+]  # fmt: skip
+
+
+class _At(NamedTuple):
+    """A step of a training: its number, how many there are, and random numbers, normal and uniform."""
+
+    i: int
+    n: int
+    normal: float
+    uniform: float
+
+    @property
+    def late(self) -> int:
+        """Steps since the middle, negative before."""
+        return self.i - self.n // 2
+
+
+_SHAPES: dict[str, Callable[[_At], float]] = {
+    "learning": lambda s: _GUESS * 0.97**s.i + 0.05 * s.uniform,
+    "stalled": lambda s: _GUESS + 0.02 * s.normal,
+    "little": lambda s: 0.9 * _GUESS + 0.02 * s.normal,
+    "zero": lambda s: 0.1 * s.normal,
+    "floor": lambda s: 0.4 * _GUESS + 0.2 * s.normal,
+    "growing": lambda s: _GUESS * 1.05 ** min(s.i, 200),
+    "blown up": lambda s: (_GUESS if s.i < 20 else 50.0) + s.uniform,
+    "coming down": lambda s: _GUESS * (2 + 10 * 0.97**s.i),
+    "negative": lambda s: -0.05 * s.i + 0.1 * s.normal,
+    "spike": lambda s: 1.0 + 0.1 * s.uniform + (40.0 * 0.5**s.late if s.late >= 0 else 0.0),
+    "jump": lambda s: 0.5 + 0.05 * s.uniform + (20.0 if s.late == 0 else 2.0 if s.late > 0 else 0.0),
+    "swinging": lambda s: _GUESS * (2 + math.sin(1.3 * s.i) + 0.3 * s.uniform),
+    "noisy learning": lambda s: _GUESS * 0.97**s.i * (1 + 0.8 * math.sin(1.3 * s.i)),
+    "heavy tails": lambda s: _GUESS * 0.3 * math.exp(s.normal),
+    "restart": lambda s: _GUESS * 0.97 ** (s.i % (s.n // 2)) * (0.5 if s.late >= 0 else 1.0),
+}
+
+
+def training(
+    gains: Sequence[float],
+    *,
+    moved: float,
+    later: float | None = None,
+    weights: float = 1.0,
+    loss: Shape = "stalled",
+    steps: int = 200,
+    steep: float = 10.0,
+    flipped: bool = False,
+) -> Patient:
+    """A chain of ReLU layers whose steps move the weights by ``moved`` of their size, and by ``later`` in the end.
+
+    ``weights`` is the size that the weights have in the end, over that at birth. A step by a part p of the weights
+    takes at most ``steep * p`` of a constant guess off the loss. With ``flipped`` the loss had its sign changed.
+    """
+    ones = [1.0] * (len(gains) + 1)
+    made = chain(gains, "relu", loss="stalled", ratios=ones).recent[0]
+    r = random.Random(0)
+    losses = [(i, _SHAPES[loss](_At(i, steps, r.gauss(0, 1), r.random()))) for i in range(steps)]
+    readings = []
+    for k in range(5):
+        step, part = k * (steps - 1) // 4, k / 4
+        size = weights**part
+        ratio = moved if later is None or k < 3 else later
+        parameters = []
+        for p in made.parameters:
+            count = math.prod(p.parameter.shape)
+            # |g| |dw| summed over the parameters is steep * ratio of the loss, where weights have norm sqrt(count).
+            gradient = steep * _GUESS / count / len(ones)
+            parameters.append(replace(p, weight_rms=size, update_rms=ratio * size, grad_rms=gradient / size))
+        operations = ("neg" if flipped else "", *made.loss_operations)[0 if flipped else 1 :]
+        readings.append(
+            replace(
+                made,
+                step=step,
+                time=float(step),
+                loss=losses[step][1],
+                parameters=tuple(parameters),
+                loss_operations=operations,
+            )
+        )
+    return Patient(readings[:3], readings, losses)

@@ -1,0 +1,132 @@
+"""The loss grows away from where it began."""
+
+from __future__ import annotations
+
+from gradiometer.records import Finding
+from gradiometer.rules import cases
+from gradiometer.rules.base import Case, Patient, Rule
+from gradiometer.rules.curve import Curve, curve, finite
+from gradiometer.rules.steps import LONG, gradients, length, reach
+
+TWICE = 1.0
+"""Rise above the beginning and above a constant guess, as a share of the larger of both, from which on a loss has
+grown away: a network that answers anything at all does better than twice a constant guess."""
+
+WILD = 9.0
+"""The same where it is not known what a constant guess costs, and the loss may have grown since the task did (targets
+that are made by the network itself): ten times the beginning."""
+
+TENFOLD = 10.0
+"""Growth of the gradient's norm that goes with a loss that is running away."""
+
+WIDE = 0.1
+"""Swing over level of a loss that oscillates, see `oscillating_loss`; one that stays where it was blown to does not."""
+
+
+def check(patient: Patient) -> list[Finding]:
+    """One finding for a loss that is maximized, or ends far above its beginning and above a constant guess."""
+    if _maximized(patient):
+        return [_ascent(patient)]
+    values = finite(patient.losses)
+    shape = curve(values)
+    if shape is None or not patient.alone or patient.progress.learning:
+        return []
+    guess = patient.progress.guess
+    start = max(abs(values[0]), abs(guess or 0.0))
+    rise = (shape.level - max(values[0], guess if guess is not None else values[0])) / (start or 1.0)
+    if rise <= (TWICE if guess is not None else WILD) or not (shape.growing or _stays(shape)):
+        return []
+    longest = max((s for r in patient.readings if (s := length(r)) is not None), default=0.0)
+    grown = _grown(patient)
+    ahead = [far / abs(r.loss) for r in patient.readings if r.loss and (far := reach(r)) is not None]
+    too_long = longest >= LONG or max(ahead, default=0.0) >= 1.0
+    if guess is None and not (too_long or grown >= TENFOLD):
+        return []
+    cause = "steps too long for the loss: each overshoots" if too_long else "the loss rises, and not by long steps"
+    return [
+        Finding(
+            kind="diverging_loss",
+            severity="critical",
+            sites=("loss",),
+            evidence={
+                "loss_at_first": values[0],
+                "loss": shape.level,
+                "constant_guess": guess,
+                "quarters": shape.parts,
+                "longest_update_to_weight_ratio": longest,
+                "growth_of_the_gradient": grown,
+                "first_order_decrease_over_loss": max(ahead, default=None),
+                "onset": next((step for step, loss in patient.losses if loss > values[0] + start), 0),
+            },
+            cause=cause,
+            explanation=(
+                f"The loss has grown from {values[0]:.3g} to {shape.level:.3g}"
+                + (f", where a constant guess costs {guess:.3g}." if guess is not None else ".")
+                + f" The gradient's norm has grown {grown:.2g}-fold, and the longest steps seen move the weights by "
+                f"{longest:.1e} of their size: {cause}."
+            ),
+            remedies=("a learning rate ten times smaller", "gradient clipping", "warm-up"),
+            wrong_if="the loss comes back below its beginning by itself",
+        )
+    ]
+
+
+def _stays(shape: Curve) -> bool:
+    """Whether the newest losses are where they were a quarter of the training before, and swing no more than noise."""
+    return shape.level >= 0.7 * shape.parts[2] and shape.swing < WIDE * abs(shape.level)
+
+
+def _maximized(patient: Patient) -> bool:
+    """Whether a loss that cannot be negative is made so by a factor before backward, and goes down from there."""
+    tasks = patient.last.tasks if patient.recent else ()
+    if len(tasks) != 1 or not patient.alone:
+        return False
+    task, operations = tasks[0], patient.last.loss_operations
+    low, high = task.targets or (0.0, 0.0)
+    positive = {
+        "nll_loss": task.before[:1] == ("log_softmax",),
+        "binary_cross_entropy": low >= 0 and high <= 1,
+        "binary_cross_entropy_with_logits": low >= 0 and high <= 1,
+    }.get(task.loss, True)
+    flipped = len(operations) > 1 and operations[0] in ("neg", "mul") and operations[1] == task.loss
+    return positive and flipped and (patient.last.loss or 0.0) < 0
+
+
+def _ascent(patient: Patient) -> Finding:
+    loss = patient.last.tasks[0].loss
+    return Finding(
+        kind="diverging_loss",
+        severity="critical",
+        sites=("loss",),
+        evidence={"loss": patient.last.loss, "operations": patient.last.loss_operations, "onset": 0},
+        cause="the sign of the loss is wrong",
+        explanation=(
+            f"backward was called on {patient.last.loss:.3g}, though {loss} cannot be negative: its sign was turned "
+            "round on the way, so that every step makes the true loss larger."
+        ),
+        remedies=("leave out the minus before the loss", "maximize=True in the optimizer, if that was meant"),
+        wrong_if="the loss is an adversary's, which is meant to be maximized",
+    )
+
+
+def _grown(patient: Patient) -> float:
+    norms = [n for r in patient.readings if (n := gradients(r)) > 0]
+    return max(norms[1:], default=0.0) / norms[0] if norms else 0.0
+
+
+RULE = Rule(
+    kind="diverging_loss",
+    check=check,
+    sick=(
+        Case("growing step by step", cases.training([1.0] * 5, moved=0.2, loss="growing")),
+        Case("blown up and staying there", cases.training([1.0] * 5, moved=0.2, loss="blown up")),
+        Case("a minus before the loss", cases.training([1.0] * 5, moved=1e-3, loss="negative", flipped=True)),
+    ),
+    healthy=(
+        Case("learning", cases.training([1.0] * 5, moved=1e-3, loss="learning")),
+        Case("not learning, at a constant guess", cases.training([1.0] * 5, moved=1e-3, loss="stalled")),
+        Case("a wild start that comes down", cases.training([1.0] * 5, moved=1e-2, loss="coming down")),
+        Case("negative by nature, and falling", cases.training([1.0] * 5, moved=1e-3, loss="negative")),
+        Case("one spike", cases.training([1.0] * 5, moved=1e-3, loss="spike")),
+    ),
+)

@@ -1,0 +1,106 @@
+"""A step whose loss leaves its recent range by far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from gradiometer.records import Finding
+from gradiometer.rules import cases
+from gradiometer.rules.base import Case, Patient, Rule
+from gradiometer.rules.curve import MAD, finite
+from gradiometer.rules.steps import gradients, length
+
+WINDOW = 40
+"""Losses before a step that make its recent range."""
+
+HISTORY = 10
+"""Losses without which there is no range."""
+
+BEYOND = 5.0
+"""Distance of the logarithm from its median in the window, in standard deviations. The losses of small batches spread
+by factors and not by differences: of log-normal noise one in three million lies so far out, whatever its width."""
+
+TIMES = 4.0
+"""How far above the largest loss of the window the spike stands, over the median: a batch of one has single
+losses twice as large as those before every few hundred steps."""
+
+TOP = 1.5
+"""Height of a spike in constant guesses (or in losses of the beginning): below that an odd example explains it."""
+
+
+def check(patient: Patient) -> list[Finding]:
+    """One finding for the highest spike."""
+    values = finite(patient.losses)
+    if not patient.alone or patient.failed or len(values) < len(patient.losses):
+        return []
+    found = [(values[i] / _before(values, i), i) for i in range(HISTORY, len(values)) if _is_spike(patient, values, i)]
+    if not found:
+        return []
+    times, at = max(found)
+    step = patient.losses[at][0]
+    after = values[at + 1 :]
+    back = next((k for k, v in enumerate(after, 1) if v <= 2 * _before(values, at)), None)
+    near = {r.step: r for r in patient.readings if abs(r.step - step) <= 1}
+    told = "; ".join(
+        f"step {k}: gradient {gradients(r):.2g}, update {length(r) or 0:.1e} of the weights" for k, r in near.items()
+    )
+    recovered = f"came back within {back} steps" if back is not None else "has not come back since"
+    return [
+        Finding(
+            kind="loss_spike",
+            severity="warning",
+            sites=("loss",),
+            evidence={
+                "step": step,
+                "loss": values[at],
+                "before": _before(values, at),
+                "times": times,
+                "spikes": len(found),
+                "steps_until_it_came_back": back,
+                "onset": step,
+            },
+            cause="one step too long, or one batch unlike the others",
+            explanation=(
+                f"At step {step} the loss is {values[at]:.3g}, {times:.2g} times what it was in the steps before "
+                f"({_before(values, at):.3g}), and {recovered}." + (f" Measured near it: {told}." if told else "")
+            ),
+            remedies=("gradient clipping", "a smaller learning rate or warm-up", "look at the batch of that step"),
+            wrong_if="the task was changed on purpose at that step (a new data set, a new stage)",
+        )
+    ]
+
+
+def _before(values: Sequence[float], i: int) -> float:
+    return max(abs(median(values[max(0, i - WINDOW) : i])), 1e-30)
+
+
+def _is_spike(patient: Patient, values: Sequence[float], i: int) -> bool:
+    window = values[max(0, i - WINDOW) : i]
+    middle = median(window)
+    height = values[i] - middle
+    progress = patient.progress
+    level = max(abs(progress.guess if progress.guess is not None else values[0]), abs(middle))
+    if height <= TOP * level or height <= TIMES * (max(window) - middle):
+        return False
+    if min(window) <= 0:
+        return height > BEYOND * MAD * median(abs(v - middle) for v in window)
+    spread = MAD * median(abs(math.log(v / middle)) for v in window)
+    return math.log(values[i] / middle) > BEYOND * spread
+
+
+RULE = Rule(
+    kind="loss_spike",
+    check=check,
+    sick=(
+        Case("one step far out, and back", cases.training([1.0] * 5, moved=1e-3, loss="spike")),
+        Case("far out, and half of it stays", cases.training([1.0] * 5, moved=1e-3, loss="jump")),
+    ),
+    healthy=(
+        Case("learning", cases.training([1.0] * 5, moved=1e-3, loss="learning")),
+        Case("the noise of a batch of one", cases.training([1.0] * 5, moved=1e-3, loss="heavy tails")),
+        Case("noise about zero, as of a policy gradient", cases.training([1.0] * 5, moved=1e-3, loss="zero")),
+        Case("a restart of the schedule", cases.training([1.0] * 5, moved=1e-3, loss="restart")),
+    ),
+)

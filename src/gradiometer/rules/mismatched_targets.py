@@ -1,0 +1,138 @@
+"""Targets that the output cannot meet: out of its range, of another shape, or with the sign of the loss reversed."""
+
+from __future__ import annotations
+
+import math
+from itertools import takewhile
+
+from gradiometer.records import Reading, Severity, Task
+from gradiometer.rules.mismatch import BINARY, BOUNDED, DIFFERENCES, LARGE, SMALL, Mismatch, nearest
+
+ALIKE = 1e-5
+"""Of the targets' range: what rounding makes of a spread of zero in float32, a hundred times over."""
+
+_NAMES = {"nll_loss": "cross-entropy", "mse_loss": "a mean squared error"}
+
+
+def targets_beyond(task: Task) -> Mismatch | None:
+    """An output whose activation cannot give what the targets ask for."""
+    operation = nearest(task)
+    if task.loss not in DIFFERENCES or operation not in BOUNDED or not task.beyond or task.targets is None:
+        return None
+    spread = task.spread[1] if task.spread is not None else math.nan
+    if math.isnan(spread):
+        return None
+    share = (task.beyond / spread) ** 2 if spread > 0 else math.inf
+    if share < SMALL:
+        return None
+    (low, high), (least, most) = BOUNDED[operation], task.targets
+    severe: Severity = "critical" if share >= LARGE else "warning"
+    values = "from 0 on" if math.isinf(high) else f"{low:g} to {high:g}"
+    said = f"{share:.0%} of their variance" if share < 1 else "more than all of their variance"
+    return Mismatch(
+        cause=f"a {operation} as the output, and targets outside its range",
+        operation=operation,
+        explanation=(
+            f"The output is a {operation}, which gives values {values}, and the targets lie between {least:.3g} and "
+            f"{most:.3g}: {said} cannot be reached."
+        ),
+        remedies=("no activation at the output", "targets scaled to the range of the output"),
+        wrong_if="the targets outside the range are meant to be cut off",
+        stalled=severe,
+        unknown="warning" if share >= LARGE else "info",
+        learning="warning" if share >= LARGE else "info",
+        evidence={"unreachable_share_of_variance": share, "range": (low, high), "targets": (least, most)},
+    )
+
+
+def binary_targets(task: Task, reading: Reading) -> Mismatch | None:
+    """Binary cross-entropy with targets that are no probabilities: it can fall without end."""
+    if task.loss not in BINARY or task.targets is None:
+        return None
+    low, high = task.targets
+    if low >= -ALIKE and high <= 1 + ALIKE:
+        return None
+    return Mismatch(
+        cause="targets outside 0 to 1 in binary cross-entropy",
+        operation=task.loss,
+        explanation=(
+            f"Binary cross-entropy takes targets from 0 to 1 and gets {low:.3g} to {high:.3g}: "
+            "for those outside it falls without end as the output grows."
+        ),
+        remedies=("targets of 0 and 1 ((t + 1) / 2 for -1 and 1)", "mse_loss, if they are no probabilities"),
+        wrong_if="never: such a target is the log-likelihood of nothing",
+        evidence={"targets": (low, high), "loss": reading.loss},
+    )
+
+
+def stretched(task: Task, reading: Reading) -> Mismatch | None:
+    """Shapes that were broadcast: N outputs against N targets become N times N pairs."""
+    if not task.broadcast or task.targets is None or task.spread is None or task.outputs is None:
+        return None
+    ranges = [pair[1] - pair[0] for pair in (task.outputs, task.targets)]
+    if not ranges[1] > 0:
+        return None  # one constant, as the labels of a discriminator: it fits every shape
+    own = [math.prod(row.shape) for row in reading.sites if row.site.cause == "weights"]
+    one_each = task.examples > 1 and task.examples in own
+    flat = [s <= ALIKE * r for s, r in zip(task.spread, ranges, strict=True)]
+    pairs = one_each and any(flat)
+    if not pairs and not (one_each and not any(flat)):
+        # Targets along a dimension of the outputs that is not the examples': an ensemble, several steps. Mostly meant.
+        return None
+    n = task.examples
+    said = (
+        f"The network gives one number for each of {n} examples, and the loss compares every one with the targets of "
+        f"all {n}: the shapes ({n}, 1) and ({n},) were broadcast to ({n}, {n}). The best answer is then the mean "
+        "target for all."
+        if pairs
+        else f"The network gives one number for each of {n} examples, which is stretched to several targets each."
+    )
+    return Mismatch(
+        cause="output and targets have different shapes, and the loss broadcasts them",
+        operation=task.loss,
+        explanation=said,
+        remedies=("targets of the shape of the output (targets.view_as(outputs))", "an output for every target"),
+        wrong_if="the shapes of size 1 are meant",
+        stalled="critical" if pairs else "warning",
+        unknown="warning" if pairs else "info",
+        learning="warning" if pairs else "info",
+        evidence={"examples": n, "spread_of_outputs_and_targets": task.spread},
+    )
+
+
+def reversed_sign(task: Task, reading: Reading) -> Mismatch | None:
+    """A loss that cannot be negative, is, because its sign was turned around.
+
+    Not where all targets are the same, as the labels that a generator or a domain classifier is trained against.
+    """
+    loss, operations = reading.loss, reading.loss_operations
+    signs = tuple(takewhile(("neg", "mul", "div").__contains__, operations))
+    if (
+        loss is None
+        or not loss < 0
+        or len(reading.tasks) != 1
+        or operations[len(signs) : len(signs) + 1] != (task.loss,)
+    ):
+        return None
+    usual = task.loss in DIFFERENCES or (task.loss == "nll_loss" and task.before[:1] == ("log_softmax",))
+    if task.loss in BINARY:
+        usual = binary_targets(task, reading) is None
+    varied = task.targets is not None and task.targets[0] < task.targets[1]
+    sign = "neg" if "neg" in signs else "mul"
+    if not usual or not varied or task.examples < 2 or sign not in signs:
+        return None
+    name = _NAMES.get(task.loss, task.loss.replace("_", " "))
+    sure: Severity = "critical" if sign == "neg" else "warning"  # a factor may be a reward
+    return Mismatch(
+        cause=f"the sign of the loss is turned around ({sign}): it is maximized",
+        operation=sign,
+        explanation=(
+            f"The loss is {loss:.3g}, and {name} cannot be negative: its sign is turned around before backward, and "
+            "every step makes the answers worse."
+        ),
+        remedies=("leave out the minus", "backward on the loss itself"),
+        wrong_if="it is meant to be maximized (an adversary, unlearning)",
+        unknown=sure,
+        learning=sure,
+        evidence={"loss": loss, "operations": operations[: len(signs) + 1]},
+    )

@@ -1,0 +1,139 @@
+"""The loss does not fall: the steps are too short to move the weights, or they move and nothing is learned."""
+
+from __future__ import annotations
+
+from gradiometer.records import Finding, Severity
+from gradiometer.rules import cases
+from gradiometer.rules.base import Case, Patient, Rule
+from gradiometer.rules.steps import length, reach, typical, weights
+
+SHORT = 0.05
+"""Share of the loss that all steps together can at most have removed, below which they are too short.
+
+A bound from above (see `reach`), and a loss falls by a twentieth only if every step went straight downhill.
+"""
+
+LONGER = 10_000
+"""Further steps for which a short training is given the benefit of the doubt, as long as it has fewer than `MANY`."""
+
+MANY = 100
+"""Steps from which on a training is judged by what it has had, and not by what might come."""
+
+RISING = 1.5
+"""Factor by which the steps have grown in the second half of a training that is warming up (a linear one doubles)."""
+
+DECAYED = 0.03
+"""Share of its longest steps to which a schedule has let the steps fall: what is left of a cosine after nine tenths."""
+
+PULLED = 0.1
+"""Share of the norm at birth that is left of weights that decay holds down."""
+
+FLAT = 0.05
+"""Share of the constant guess that must be gone for something to have been learned: the guess itself is known to a
+few hundredths."""
+
+PATIENCE = 200
+"""Steps at a constant guess, with steps of a good length, after which that is worth a word."""
+
+
+def check(patient: Patient) -> list[Finding]:
+    """One finding for a training that has learned nothing, with what is known of its steps."""
+    progress = patient.progress
+    if progress.learning is not False or progress.ever or patient.failed or not patient.recent:
+        return []
+    count = len(patient.losses)
+    far = typical(patient.recent, reach)
+    moved = typical(patient.recent, length)
+    reference = progress.guess if progress.guess is not None else progress.initial
+    if far is None or reference is None or progress.gap >= FLAT:
+        return []
+    share = far * count / (abs(reference) or 1.0)
+    evidence = {
+        "step": patient.last.step,
+        "loss": progress.current,
+        "loss_at_first": progress.initial,
+        "constant_guess": progress.guess,
+        "update_to_weight_ratio": moved,
+        "removable_share_of_the_loss": share,
+        "onset": 0,
+    }
+    said = f"After {count:,} steps the loss is {progress.current:.3g}, and was {progress.initial:.3g} at first"
+    said += f" (that of a constant guess is {progress.guess:.3g})." if progress.guess is not None else "."
+    why = _why(patient, moved or 0.0)
+    if not patient.alone or _warming_up(patient):
+        return []
+    if share < SHORT and (count >= MANY or share * LONGER / count < SHORT):
+        cause, todo = why or ("the steps are too short for the weights", ("a larger learning rate", "Adam"))
+        said += f" A step moves the weights by {moved or 0.0:.1e} of their size; all of them together can have removed "
+        return [_finding("critical", evidence, cause, f"{said}{share:.1g} of the loss at most: {cause}.", todo)]
+    if progress.guess is None or abs(progress.gap) >= FLAT or count < PATIENCE:
+        return []
+    cause, todo = why or _UNKNOWN
+    said += f" The weights move by {moved or 0.0:.1e} of their size a step, and it has no bearing on the loss: {cause}."
+    return [_finding("critical" if why else "warning", evidence, cause, said, todo)]
+
+
+_UNKNOWN = (
+    "why is not known",
+    (
+        "check that inputs and targets belong to each other (shuffled apart?)",
+        "overfit one batch: if that fails, the model is at fault, else the data",
+        "another learning rate",
+    ),
+)
+
+
+def _why(patient: Patient, moved: float) -> tuple[str, tuple[str, ...]] | None:
+    """What has made the steps, or the weights, so small; ``None`` if they were from the beginning."""
+    first, now = weights(patient.early[0]), weights(patient.last)
+    longest = max((length(r) or 0.0 for r in patient.readings), default=0.0)
+    if first > 0 and now <= PULLED * first:
+        cause = f"weight decay has pulled the weights down to {now / first:.1g} of what they were"
+        return cause, ("less weight decay", "no decay for the first trials")
+    if longest == 0:
+        return "no weight moves at all: there is no gradient, or no step", ("look at the gradients of the parameters",)
+    if moved <= DECAYED * longest:
+        cause = "the schedule has brought the learning rate down before anything was learned"
+        return cause, ("a schedule that falls later", "a constant learning rate for the first trials")
+    return None
+
+
+def _finding(severity: Severity, evidence: dict[str, object], cause: str, said: str, todo: tuple[str, ...]) -> Finding:
+    return Finding(
+        kind="stalled_training",
+        severity=severity,
+        sites=("loss",),
+        evidence=evidence,
+        cause=cause,
+        explanation=said,
+        remedies=todo,
+        wrong_if="the loss falls within as many steps again, or the targets cannot be told from the inputs at all",
+    )
+
+
+def _warming_up(patient: Patient) -> bool:
+    """Whether the steps are still growing, as they do while a learning rate is warmed up."""
+    half = patient.last.step / 2
+    before = [r for r in patient.readings if r.step <= half]
+    now, then = typical(patient.recent, length), typical(before, length)
+    return bool(now and then and now > RISING * then)
+
+
+RULE = Rule(
+    kind="stalled_training",
+    check=check,
+    sick=(
+        Case("steps of a millionth", cases.training([1.0] * 5, moved=1e-7)),
+        Case("a schedule that fell to nothing", cases.training([1.0] * 5, moved=1e-3, later=1e-9)),
+        Case("weight decay that leaves nothing", cases.training([1.0] * 5, moved=1e-4, weights=1e-3)),
+        Case("steps as usual, and the loss of a constant guess", cases.training([1.0] * 5, moved=1e-3, steps=400)),
+    ),
+    healthy=(
+        Case("learning", cases.training([1.0] * 5, moved=1e-3, loss="learning")),
+        Case("warming up", cases.training([1.0] * 5, moved=1e-8, later=1e-7)),
+        Case("twenty short steps", cases.training([1.0] * 5, moved=1e-4, steps=24)),
+        Case("noise about zero, as of a policy gradient", cases.training([1.0] * 5, moved=1e-3, loss="zero")),
+        Case("trained before, at its floor", cases.training([1.0] * 5, moved=1e-6, loss="floor")),
+        Case("a little learned, of a noisy target", cases.training([1.0] * 5, moved=1e-3, loss="little")),
+    ),
+)
