@@ -7,11 +7,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from benchmarks.gauntlet.data import digits, minibatches
 from benchmarks.gauntlet.held_out.common import accuracy, at_rest, fit, recall
 from benchmarks.gauntlet.training import Cases, Training
+from torch import Tensor, nn
 
 CASES = Cases()
 
@@ -43,7 +42,7 @@ def attention_without_skips(sick: bool) -> Training:
     x, y = digits()
     model = PureAttention(10, skip=not sick)
     optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
-    return fit(model, optimizer, 120, x, y, lambda: accuracy(model, x[:500], y[:500]), batch=32)
+    return fit(model, optimizer, 100, x, y, lambda: accuracy(model, x[:500], y[:500]), batch=24)
 
 
 class GraphNetwork(nn.Module):
@@ -56,6 +55,8 @@ class GraphNetwork(nn.Module):
         self.convs = nn.ModuleList(nn.Linear(32, 32, bias=False) for _ in range(depth))
         self.classify = nn.Linear(32, 4)
         self.initial = initial
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight, a=0.0 if initial == 0 else 2.0)
 
     def forward(self, x: Tensor) -> Tensor:
         h = first = F.relu(self.lift(x))
@@ -79,7 +80,7 @@ def oversmoothed_graph(sick: bool) -> Training:
     model = GraphNetwork(degree[:, None] * edges * degree[None], 24, 0.0 if sick else 0.5)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3, weight_decay=5e-4)
 
-    def step(i: int) -> float:
+    def step(_: int) -> float:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(x), y)
         loss.backward()
@@ -108,7 +109,7 @@ class Siamese(nn.Module):
         return self.encoder(x)
 
 
-@CASES.sick("rank_collapse", also=("dead_units",))
+@CASES.sick("rank_collapse", also=("dead_units",), good=0.35)
 def siamese_without_stop_gradient(sick: bool) -> Training:
     """Two views drawn together with nothing that holds others apart: all embeddings become one (Chen & He 2021)."""
     x, y = digits()
@@ -117,7 +118,7 @@ def siamese_without_stop_gradient(sick: bool) -> Training:
     draw = minibatches(128, len(y))
     g = torch.Generator().manual_seed(10)
 
-    def step(i: int) -> float:
+    def step(_: int) -> float:
         batch = x[draw()]
         a, b = (model(batch + 0.5 * torch.randn(batch.shape, generator=g)) for _ in range(2))
         pa, pb = model.predictor(a), model.predictor(b)
@@ -214,7 +215,7 @@ def queries_and_keys_too_large(sick: bool) -> Training:
             nn.init.normal_(block.q.weight, std=3.0)
             nn.init.normal_(block.k.weight, std=3.0)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    return fit(model, optimizer, 200, x, y, lambda: accuracy(model, x[:500], y[:500], 8))
+    return fit(model, optimizer, 180, x, y, lambda: accuracy(model, x[:500], y[:500], 8), batch=48)
 
 
 @CASES.sick("attention_collapse", also=("saturated_units", "oscillating_loss", "exploding_gradient", "loss_spike"))

@@ -8,10 +8,9 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from benchmarks.gauntlet.data import minibatches
 from benchmarks.gauntlet.training import Training
+from torch import Tensor, nn
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -60,7 +59,7 @@ def fit(
     """The loop that everyone writes, on random minibatches."""
     draw = minibatches(batch, len(y))
 
-    def step(i: int) -> float:
+    def step(_: int) -> float:
         chosen = draw()
         optimizer.zero_grad()
         value = loss(model(x[chosen]), y[chosen])

@@ -73,8 +73,7 @@ def diagnose(what: Reading | Run, *, ignore: Iterable[str] | None = None) -> Dia
         what: a `Reading`, or a `Run` that is finished or still growing.
         ignore: kinds of finding and patterns of sites that are not to be told, such as ``"dead_units"``,
             ``"encoder.*"`` or ``"dead_units:encoder.*"``. ``None`` takes what ``[tool.gradiometer]`` in
-            ``pyproject.toml``
-            says, ``()`` silences nothing.
+            ``pyproject.toml`` says, ``()`` silences nothing.
 
     Returns:
         A `Diagnosis`, a sequence of `Finding`; ``healthy`` is ``None`` when too little was recorded to say.
