@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 import gradiometer as gm
 from gradiometer.measures import updates
 from gradiometer.probe import (
-    discovery,
+    alive,
     engine,
     gradients,
     graph,
@@ -190,7 +190,7 @@ def test_a_fault_while_torch_goes_through_its_hooks(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_fault_when_optimizers_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "optimizers", lambda: 1 / 0)
+    monkeypatch.setattr(alive, "optimizers", lambda: 1 / 0)
     training = build()
     with pytest.warns(gm.GradiometerWarning, match="fault of its own"), gm.watch(training.model, every=1) as observer:
         training.step(0)

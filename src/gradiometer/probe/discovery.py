@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import nn
 
+from gradiometer.probe.alive import alive, optimizers
 from gradiometer.probe.engine import Probe
-
-
-def _alive(kind: type) -> list[Any]:
-    # type(), not isinstance(): a proxy's __class__ may run somebody's code.
-    return [o for o in gc.get_objects() if issubclass(type(o), kind)]
-
-
-def optimizers() -> list[torch.optim.Optimizer]:
-    """All optimizers of the process that are alive."""
-    return _alive(torch.optim.Optimizer)
 
 
 class Discovery:
@@ -71,7 +60,7 @@ class Discovery:
 
 def _roots() -> list[nn.Module]:
     """The modules alive that are part of no other, in the order in which they were made as far as that is known."""
-    modules = _alive(nn.Module)
+    modules = alive(nn.Module)
     parts = {id(child) for m in modules for child in m.children()}
     return [m for m in modules if id(m) not in parts]
 

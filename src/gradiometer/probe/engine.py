@@ -195,6 +195,8 @@ class Probe:
             for root in self._losses.backward_begins(roots):
                 if self._window:
                     self._loss_operations = graph.loss_operations(root, self.sites.nodes)
+                    if not self._total:  # once: the graph is walked down to its leaves
+                        self.roster.take_in(graph.leaves(root))
                     self._notes.backward_begins(root, self.roster.parameters())
                     if self._level == "full":
                         scaled = isinstance(self._losses.scale, torch.Tensor)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from gradiometer.probe import alive
 from gradiometer.probe.parameters import ParameterMeter
 from gradiometer.records import ModelInfo, Parameter
 
@@ -27,6 +28,7 @@ class Roster:
         self._transposed: set[int] = set()
         self._numbers: dict[int, int] = {}  # id(optimizer) -> place in the list
         self._parameters: dict[tuple[int, int, bool], Parameter] = {}
+        self._strangers: list[Tensor] = []
         self._meters: dict[int, tuple[list[Any], list[tuple[Parameter, Tensor]], ParameterMeter]] = {}
 
     def add_model(self, name: str, model: nn.Module) -> None:
@@ -73,15 +75,46 @@ class Roster:
         """``id`` of the parameters that should get a gradient."""
         return {id(p) for model in self.models.values() for p in model.parameters() if p.requires_grad}
 
+    def take_in(self, leaves: Iterable[Tensor]) -> None:
+        """Notes parameters that take part in the training and that no model knows, and no optimizer of the process.
+
+        Layers in a plain list are such: ``model.parameters()`` does not find them. What another optimizer holds is
+        another model's, which nobody asked us to watch.
+        """
+        own = {id(p) for p in self.parameters()} | set(self._names)
+        unknown = {id(p): p for p in leaves if isinstance(p, nn.Parameter) and id(p) not in own}
+        if not unknown:
+            return
+        held = {id(p) for o in alive.optimizers() for group in o.param_groups for p in group["params"]}
+        places = self._hidden()
+        self._strangers = [p for key, p in unknown.items() if key not in held]
+        for p in self._strangers:
+            self._names[id(p)] = places.get(id(p), ("", "a parameter outside every model"))
+
+    def _hidden(self) -> dict[int, tuple[str, str]]:
+        """Model and name of the parameters that lie in lists and dictionaries of a module."""
+        out: dict[int, tuple[str, str]] = {}
+        for name, model in self.models.items():
+            for path, module in model.named_modules():
+                start = ".".join(part for part in (name, path) if part)
+                kept = ((a, v) for a, v in vars(module).items() if not a.startswith("_"))
+                for attribute, value in kept:
+                    parts = value.items() if isinstance(value, dict) else enumerate(value) if _listed(value) else ()
+                    for key, part in parts:
+                        if isinstance(part, nn.Module):
+                            where = f"{start}.{attribute}[{key!r}]".lstrip(".")
+                            out |= {id(p): (name, f"{where}.{n}") for n, p in part.named_parameters()}
+        return out
+
     def parameters(self) -> list[Tensor]:
         """All parameters of the models under watch, each once, and what else an optimizer under watch holds."""
         own = (p for model in self.models.values() for p in model.parameters())
         others = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
-        return list({id(p): p for p in (*own, *others)}.values())
+        return list({id(p): p for p in (*own, *others, *self._strangers)}.values())
 
     def meter(self, number: int) -> ParameterMeter:
         """The meter of one optimizer, kept for as long as its parameters are the same tensors in the same memory."""
-        count = sum(len(group["params"]) for o in self.optimizers for group in o.param_groups)
+        count = sum(len(group["params"]) for o in self.optimizers for group in o.param_groups) + len(self._strangers)
         key, held, meter = self._meters.get(number, (None, None, None))
         if held is not None and meter is not None:
             same = [count, *((p.data_ptr(), p.requires_grad) for _, p in held)] == key
@@ -106,8 +139,8 @@ class Roster:
         if number == 0:
             owned = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
             holder = -1 if self.optimizers else 0
-            rest = (p for model in self.models.values() for p in model.parameters() if id(p) not in owned)
-            held += [(self._parameter(p, holder, ""), p) for p in rest]
+            everything = (*(p for model in self.models.values() for p in model.parameters()), *self._strangers)
+            held += [(self._parameter(p, holder, ""), p) for p in everything if id(p) not in owned]
         return [(info, p) for info, p in held if not _lazy(p)]
 
     def _parameter(self, p: Tensor, number: int, otherwise: str) -> Parameter:
@@ -119,6 +152,10 @@ class Roster:
             dtype = str(p.dtype).removeprefix("torch.")
             self._parameters[key] = Parameter(name, shape, number, p.requires_grad, model, unit_dim, dtype)
         return self._parameters[key]
+
+
+def _listed(value: object) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def _lazy(p: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradiometer.errors import InputError
 from gradiometer.measures import Scalar
-from gradiometer.probe import discovery
+from gradiometer.probe import alive, discovery
 from gradiometer.probe.engine import Probe
 from gradiometer.probe.schedule import Schedule
 from gradiometer.records import Run
@@ -78,7 +78,7 @@ class watch:  # noqa: N801 - used as a function, like `open`
     ) -> None:
         """Checks what it is given; nothing is touched before the block is entered."""
         models, optimizers = _models(model), _optimizers(optimizer)
-        _check(models, optimizers)
+        _check(models)
         check_options(budget, every, level)
         if isinstance(loss, nn.Module):
             models["loss"] = loss
@@ -102,7 +102,7 @@ class watch:  # noqa: N801 - used as a function, like `open`
             raise InputError("this watch was entered before, and its run is closed. Make a new one with gm.watch(...).")
         self._entered = True
         if self._probe.accepts_optimizers:
-            self._probe.find_optimizers(discovery.optimizers)
+            self._probe.find_optimizers(alive.optimizers)
         self._probe.begin()
         return self
 
@@ -173,7 +173,7 @@ def _optimizers(optimizer: Optimizers | None) -> list[torch.optim.Optimizer]:
     return several
 
 
-def _check(models: dict[str, nn.Module], optimizers: list[torch.optim.Optimizer]) -> None:
+def _check(models: dict[str, nn.Module]) -> None:
     if not models:
         raise InputError("watch got no model. Give it the module that is trained.")
     names = " and ".join(type(m).__name__ for m in models.values())
@@ -182,12 +182,6 @@ def _check(models: dict[str, nn.Module], optimizers: list[torch.optim.Optimizer]
         raise InputError(
             f"{names} has no parameters, so nothing of it is trained. Watch the model that the optimizer holds."
         )
-    for optimizer in optimizers:
-        if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-            raise InputError(
-                f"this {type(optimizer).__name__} holds no parameter of {names}: it is the optimizer of another model, "
-                f"or the model was made anew after it was given its parameters. Make the optimizer from this model."
-            )
 
 
 def check_options(budget: float, every: int | None, level: str) -> None:

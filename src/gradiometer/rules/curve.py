@@ -25,8 +25,8 @@ class Curve:
 
     @property
     def growing(self) -> bool:
-        """Whether it has risen from each of the last three quarters to the next."""
-        return self.parts[1] < self.parts[2] < self.parts[3]
+        """Whether it has risen from each of the last three quarters to the next, and doubled on the way."""
+        return self.parts[1] < self.parts[2] < self.parts[3] and self.parts[3] > self.parts[1] + abs(self.parts[1])
 
 
 def curve(values: Sequence[float]) -> Curve | None:

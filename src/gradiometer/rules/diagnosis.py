@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from gradiometer.config import ignored
 from gradiometer.records import Diagnosis, Finding, Reading, Run
 from gradiometer.rules import (
+    attention_collapse,
+    bad_initialization,
+    clipping_bound,
     dead_units,
     diverging_loss,
     exploding_gradient,
@@ -17,17 +19,31 @@ from gradiometer.rules import (
     loss_spike,
     nonfinite,
     oscillating_loss,
+    output_mismatch,
+    rank_collapse,
     saturated_units,
     stalled_training,
+    symmetric_units,
+    underflow,
+    unscaled_inputs,
     vanishing_gradient,
 )
 from gradiometer.rules.base import Patient, Rule
+from gradiometer.rules.order import in_order
 from gradiometer.rules.progress import ENOUGH
 from gradiometer.rules.silence import silenced
 
 RULES: tuple[Rule, ...] = (
     nonfinite.RULE,
+    output_mismatch.RULE,
+    unscaled_inputs.RULE,
     frozen_parameters.RULE,
+    symmetric_units.RULE,
+    underflow.RULE,
+    clipping_bound.RULE,
+    bad_initialization.RULE,
+    attention_collapse.RULE,
+    rank_collapse.RULE,
     dead_units.RULE,
     saturated_units.RULE,
     vanishing_gradient.RULE,
@@ -40,27 +56,6 @@ RULES: tuple[Rule, ...] = (
 
 _READINGS = 20
 """The newest readings of a training that are looked at."""
-
-_ROOTS = ("output_mismatch", "unscaled_inputs", "frozen_parameters", "symmetric_units", "underflow", "clipping_bound")
-"""What comes from outside the network, or from how it was put together: explained by nothing that is looked for."""
-
-_TOO_LONG = ("oscillating_loss", "diverging_loss", "loss_spike")
-"""What long steps do to the loss; they throw units into their flat or dead part too, unless these were born there."""
-
-_EXPLAINS = {
-    "bad_initialization": ("unscaled_inputs",),
-    "attention_collapse": ("unscaled_inputs", "bad_initialization"),
-    "rank_collapse": ("bad_initialization", "attention_collapse"),
-    "dead_units": ("unscaled_inputs", "output_mismatch", "bad_initialization", "exploding_gradient", *_TOO_LONG),
-    "saturated_units": ("unscaled_inputs", "output_mismatch", "bad_initialization", *_TOO_LONG),
-    "vanishing_gradient": (*_ROOTS, "bad_initialization", "attention_collapse", "dead_units", "saturated_units"),
-    "exploding_gradient": ("unscaled_inputs", "bad_initialization"),
-    "loss_spike": ("unscaled_inputs", "bad_initialization", "exploding_gradient"),
-    "oscillating_loss": (*_ROOTS, "bad_initialization", "exploding_gradient", "attention_collapse"),
-    "diverging_loss": (*_ROOTS, "bad_initialization", "exploding_gradient", "attention_collapse"),
-    "nonfinite": ("unscaled_inputs", "bad_initialization", "exploding_gradient", "diverging_loss", "oscillating_loss"),
-}
-"""What is explained by what, when both are found: the second comes first. A loss that stalls is explained by all."""
 
 
 def diagnose(what: Reading | Run, *, ignore: Iterable[str] | None = None) -> Diagnosis:
@@ -102,11 +97,12 @@ def diagnose(what: Reading | Run, *, ignore: Iterable[str] | None = None) -> Dia
 
 
 def _diagnosis(run: Run) -> Diagnosis:
+    ended = [f for f in (output_mismatch.ended(run.notes),) if f is not None]
     reason = _missing(run)
-    if reason:
+    if reason and not ended:
         return Diagnosis((), _subject(run), conclusive=False, reason=reason)
     patients = list(_patients(run))
-    found = _in_order([finding for patient in patients for finding in _examine(patient)])
+    found = in_order([*ended, *(finding for patient in patients for finding in _examine(patient))])
     whole = any(reading.sites for patient in patients for reading in patient.recent)
     if any(finding.severity != "info" for finding in found):
         return Diagnosis(tuple(found), _subject(run), conclusive=whole)
@@ -178,41 +174,6 @@ def _around(readings: Sequence[Reading], step: int, optimizer: int) -> list[Read
     middle = bisect_left(readings, step, key=lambda r: r.step)
     nearby = [readings[i] for i in range(max(0, middle - 8), min(len(readings), middle + 8))]
     return [r for r in nearby if r.optimizer == optimizer]
-
-
-def _in_order(found: Sequence[Finding]) -> list[Finding]:
-    """What explains others first, then by severity; each kind of a model once, its worst."""
-    rank = {"critical": 0, "warning": 1, "info": 2}
-    unique: dict[tuple[str, tuple[str, ...]], Finding] = {}
-    for finding in found:
-        key = (finding.kind, finding.sites)
-        if key not in unique or rank[finding.severity] < rank[unique[key].severity]:
-            unique[key] = finding
-    serious = [f for f in unique.values() if f.severity != "info"]
-    out = []
-    for finding in unique.values():
-        reasons = [f.kind for f in serious if f is not finding and _explains(f, finding)]
-        # The nearest of several causes, so that the story can be followed link by link.
-        out.append(replace(finding, follows_from=max(reasons, key=_place)) if reasons else finding)
-    return sorted(out, key=lambda f: (rank[f.severity] == 2, f.follows_from is not None, rank[f.severity]))
-
-
-def _place(kind: str) -> int:
-    """How far down the chain from cause to consequence a kind stands."""
-    order = list(_EXPLAINS)
-    return order.index(kind) if kind in order else -1
-
-
-def _explains(a: Finding, b: Finding) -> bool:
-    """Whether a explains b: by what is known of the two kinds, unless b was there first."""
-    earlier, later = a.evidence.get("onset", 0), b.evidence.get("onset", 0)
-    if b.kind == "stalled_training":
-        return a.kind != "stalled_training"
-    if a.kind in _TOO_LONG and b.kind in ("dead_units", "saturated_units"):
-        return later > 0 and earlier <= later
-    if a.kind in _EXPLAINS.get(b.kind, ()):
-        return earlier <= later
-    return b.kind in _EXPLAINS.get(a.kind, ()) and earlier < later
 
 
 def _is_further_call(name: str, names: set[str]) -> bool:

@@ -6,6 +6,7 @@ from gradiometer.records import Finding
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.curve import Curve, curve, finite
+from gradiometer.rules.hints import DRIFT, drift, without_warm_up
 from gradiometer.rules.steps import LONG, gradients, length, reach
 
 TWICE = 1.0
@@ -19,8 +20,9 @@ that are made by the network itself): ten times the beginning."""
 TENFOLD = 10.0
 """Growth of the gradient's norm that goes with a loss that is running away."""
 
-WIDE = 0.1
-"""Swing over level of a loss that oscillates, see `oscillating_loss`; one that stays where it was blown to does not."""
+STILL = 0.03
+"""Swing (standard deviation within the last half) over level of a loss that stays where it was blown to. Above it one
+that does not grow either oscillates."""
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -43,6 +45,13 @@ def check(patient: Patient) -> list[Finding]:
     if guess is None and not (too_long or grown >= TENFOLD):
         return []
     cause = "steps too long for the loss: each overshoots" if too_long else "the loss rises, and not by long steps"
+    remedies = ("a learning rate ten times smaller", "gradient clipping", "warm-up")
+    if blocks := without_warm_up(patient):
+        cause += f"; {len(blocks)} normalizations behind a sum (post-norm) and no warm-up"
+        remedies = ("warm-up of the learning rate", "pre-norm: the normalization inside the branch", *remedies[:2])
+    if (drifted := drift(patient)) >= DRIFT:
+        cause += f"; the outputs have drifted to {drifted:.2g} times their size"
+        remedies = (*remedies, "a penalty on the outputs' size (z-loss)")
     return [
         Finding(
             kind="diverging_loss",
@@ -55,6 +64,7 @@ def check(patient: Patient) -> list[Finding]:
                 "quarters": shape.parts,
                 "longest_update_to_weight_ratio": longest,
                 "growth_of_the_gradient": grown,
+                "growth_of_the_outputs": drifted,
                 "first_order_decrease_over_loss": max(ahead, default=None),
                 "onset": next((step for step, loss in patient.losses if loss > values[0] + start), 0),
             },
@@ -65,7 +75,7 @@ def check(patient: Patient) -> list[Finding]:
                 + f" The gradient's norm has grown {grown:.2g}-fold, and the longest steps seen move the weights by "
                 f"{longest:.1e} of their size: {cause}."
             ),
-            remedies=("a learning rate ten times smaller", "gradient clipping", "warm-up"),
+            remedies=remedies,
             wrong_if="the loss comes back below its beginning by itself",
         )
     ]
@@ -73,7 +83,7 @@ def check(patient: Patient) -> list[Finding]:
 
 def _stays(shape: Curve) -> bool:
     """Whether the newest losses are where they were a quarter of the training before, and swing no more than noise."""
-    return shape.level >= 0.7 * shape.parts[2] and shape.swing < WIDE * abs(shape.level)
+    return shape.level >= 0.7 * shape.parts[2] and shape.swing < STILL * abs(shape.level)
 
 
 def _maximized(patient: Patient) -> bool:

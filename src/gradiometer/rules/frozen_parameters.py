@@ -1,18 +1,27 @@
-"""Parameters that an optimizer holds and that get no gradient: the graph is cut off between them and the loss."""
+"""Parameters that do not learn by how a training is wired: cut off, held by no optimizer, or never set to zero."""
 
 from __future__ import annotations
 
 import math
 
-from gradiometer.records import Finding, LedgerRow, Severity
-from gradiometer.rules import cases
+from gradiometer.records import Finding, LedgerRow, Reading, Severity
+from gradiometer.rules import carried_gradients, cases, unheld_parameters
 from gradiometer.rules.base import Case, Patient, Rule
+from gradiometer.rules.cases import tasks
+from gradiometer.rules.drawn import as_drawn
+from gradiometer.rules.patience import in_time, poorly, severity
+from gradiometer.rules.unheld_parameters import MOST, share
 
 _BY_MISTAKE = frozenset("detach data item tolist numpy float int argmax round".split())
 """What cuts off where it stands. Of a part under ``no_grad`` the own operations are seen, and it is mostly meant so."""
 
 
 def check(patient: Patient) -> list[Finding]:
+    """What the graph cuts off, what is wired wrongly around it, and a missing ``zero_grad``."""
+    return [*_cuts(patient), *unheld_parameters.check(patient), *carried_gradients.check(patient)]
+
+
+def _cuts(patient: Patient) -> list[Finding]:
     """One finding for the cuts in the newest ledger behind which a parameter should have moved.
 
     One for those that stand by mistake, and one for the layers of a part that runs under ``no_grad``.
@@ -23,23 +32,36 @@ def check(patient: Patient) -> list[Finding]:
     waiting = {p.name for p in newest.parameters if p.parameter.optimizer >= 0 and not p.grad_rms}
     cuts = [row for row in newest.ledger if _is_cut(row) and row.parameter in waiting]
     kinds = ([r for r in cuts if r.operation in _BY_MISTAKE], [r for r in cuts if r.operation not in _BY_MISTAKE])
-    return [_finding(patient, rows) for rows in kinds if rows]
+    return [_finding(patient, newest, rows) for rows in kinds if rows]
 
 
 def _is_cut(row: LedgerRow) -> bool:
     return row.gain == 0 and math.isnan(row.grad_rms)
 
 
-def _finding(patient: Patient, rows: list[LedgerRow]) -> Finding:
+def _finding(patient: Patient, reading: Reading, rows: list[LedgerRow]) -> Finding:
     row, more = rows[0], len(rows) - 1
     mistake = row.operation in _BY_MISTAKE
+    # What was trained before may stand behind a cut on purpose. What nobody has trained does not.
+    behind = [p for p in reading.parameters if p.parameter.optimizer >= 0 and p.grad_rms is None]
+    lost = mistake or (as_drawn(behind) is not None and share(reading, behind) >= MOST)
     stalled: Severity = "critical" if mistake else "warning"
     doubt: Severity = "warning" if mistake else "info"
+    learns: Severity = "warning" if lost and poorly(patient) else "info"
+    # A mistake needs no patience.
+    early = patient.severity(stalled=stalled, unknown=doubt, learning=learns)
+    severe = early if mistake else severity(patient, stalled=stalled, unknown=doubt, learns=learns)
+    parameters = tuple(dict.fromkeys(r.parameter for r in rows if r.parameter is not None))
     return Finding(
         kind="frozen_parameters",
-        severity=patient.severity(stalled=stalled, unknown=doubt, learning="info"),
-        sites=tuple(r.site for r in rows),
-        evidence={"parameters": [r.parameter for r in rows], "operation": row.operation},
+        severity=severe,
+        sites=(*(r.site for r in rows), *parameters),
+        evidence={
+            "step": reading.step,
+            "onset": in_time(patient)[0].step,
+            "parameters": [r.parameter for r in rows],
+            "operation": row.operation,
+        },
         cause=f"the graph is cut off at {row.site} ({row.operation})",
         explanation=(
             f"{row.parameter}, and what else lies behind {row.site} ({row.operation}), gets no gradient: the graph is "
@@ -49,8 +71,12 @@ def _finding(patient: Patient, rows: list[LedgerRow]) -> Finding:
             f"leave out what cuts it off at {row.site}",
             "requires_grad_(False), and no place in the optimizer, if it is meant to stay as it is",
         ),
+        wrong_if="what lies behind is trained in other steps, or is meant to stay as it is",
     )
 
+
+_FROZEN = {"held": False, "trainable": False, "gradient": None}
+_OLD_HEAD = tasks.weight("param_groups[0][2]", gradient=None)
 
 RULE = Rule(
     kind="frozen_parameters",
@@ -59,11 +85,64 @@ RULE = Rule(
         Case("a detach in the middle, and the loss does not fall", cases.cut("detach", loss="stalled")),
         Case("the same in the first step", cases.cut("detach", loss="unknown")),
         Case("a backbone under no_grad, and the loss does not fall", cases.cut("linear", loss="stalled")),
+        Case(
+            "most of the network held by no optimizer",
+            tasks.held(*(tasks.weight(f"body.{k}", held=False) for k in range(4)), loss="stalled"),
+        ),
+        Case(
+            "a new head, of which the optimizer does not know",
+            tasks.held(tasks.weight("head", held=False), _OLD_HEAD, loss="unknown"),
+        ),
+        Case(
+            "the optimizer of a copy",
+            tasks.held(tasks.weight("head", held=False), _OLD_HEAD, chain=False, loss="unknown"),
+        ),
+        Case(
+            "layers in a list",
+            tasks.held(tasks.weight("layers[0].weight", held=False), loss="stalled"),
+        ),
+        Case(
+            "an encoder frozen as it was drawn, and little learned",
+            tasks.held(*(tasks.weight(f"body.{k}", **_FROZEN, rms=0.577) for k in range(4)), loss="little"),
+        ),
+        Case(
+            "most of what is held takes no part",
+            tasks.held(*(tasks.weight(f"body.{k}", gradient=None) for k in range(4)), loss="stalled"),
+        ),
+        Case(
+            "nothing that can be trained is held",
+            tasks.held(tasks.weight("all", trainable=False, gradient=None), chain=False, loss="unknown"),
+        ),
+        Case("no step moves anything", tasks.held(tasks.weight("all"), chain=False, loss="stalled")),
+        Case("zero_grad is missing", tasks.carrying([0.0, 0.7, 0.8, 0.9, 0.9], loss="stalled")),
+        Case("the same, after a few readings", tasks.carrying([0.0, 0.7, 0.8, 0.9, 0.9], loss="unknown")),
     ),
     healthy=(
         Case("nothing is cut off", cases.chain([1.0] * 10, "relu", loss="stalled")),
         Case("a backbone under no_grad, in the first step", cases.cut("linear", loss="unknown")),
         Case("the same, and it learns", cases.cut("linear", loss="learning")),
         Case("a detached part that no optimizer holds", cases.cut("detach", loss="stalled", held=False)),
+        Case(
+            "a body that is left out of the optimizer on purpose, and it learns",
+            tasks.held(*(tasks.weight(f"body.{k}", held=False) for k in range(4)), loss="learning"),
+        ),
+        Case(
+            "a frozen body that was trained before, not learning",
+            tasks.held(*(tasks.weight(f"body.{k}", **_FROZEN, rms=0.8) for k in range(4)), loss="stalled"),
+        ),
+        Case(
+            "random features that learn well",
+            tasks.held(*(tasks.weight(f"body.{k}", **_FROZEN, rms=0.577) for k in range(4)), loss="learning"),
+        ),
+        Case(
+            "a target network",
+            tasks.held(
+                *(tasks.weight(n, **_FROZEN, rms=0.577) for n in ("t.fc0.weight", "t.fc1.weight")), loss="stalled"
+            ),
+        ),
+        Case("a head that takes no part", tasks.held(tasks.weight("old", gradient=None), loss="stalled")),
+        Case("zero_grad is missing, and it learns", tasks.carrying([0.0, 0.7, 0.8, 0.9, 0.9], loss="learning")),
+        Case("gradients set to zero", tasks.carrying([0.0, 0.0, 0.0, 0.0], loss="stalled")),
+        Case("a gradient left over once", tasks.carrying([0.9, 0.0, 0.0, 0.6, 0.0], loss="stalled")),
     ),
 )

@@ -26,6 +26,9 @@ TIMES = 4.0
 """How far above the largest loss of the window the spike stands, over the median: a batch of one has single
 losses twice as large as those before every few hundred steps."""
 
+ODD = 20.0
+"""The same of losses that may be negative, which double and halve for no reason."""
+
 TOP = 1.5
 """Height of a spike in constant guesses (or in losses of the beginning): below that an odd example explains it."""
 
@@ -84,8 +87,8 @@ def _is_spike(patient: Patient, values: Sequence[float], i: int) -> bool:
     level = max(abs(progress.guess if progress.guess is not None else values[0]), abs(middle))
     if height <= TOP * level or height <= TIMES * (max(window) - middle):
         return False
-    if min(window) <= 0:
-        return height > BEYOND * MAD * median(abs(v - middle) for v in window)
+    if min(window) <= 0:  # a log-likelihood: it has no zero to count in factors from, and tails of any length
+        return height > ODD * (max(window) - middle)
     spread = MAD * median(abs(math.log(v / middle)) for v in window)
     return math.log(values[i] / middle) > BEYOND * spread
 

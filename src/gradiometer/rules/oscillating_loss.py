@@ -9,7 +9,7 @@ from gradiometer.rules.curve import curve, finite
 from gradiometer.rules.progress import ENOUGH
 from gradiometer.rules.steps import LONG, length, reach, typical
 
-WIDE = diverging_loss.WIDE
+WIDE = 0.1
 """Swing (standard deviation within the last half) over level of a loss that is not merely noisy: that of batches of
 64 examples at a constant guess is a hundredth."""
 
@@ -35,7 +35,11 @@ def check(patient: Patient) -> list[Finding]:
     moved = typical(patient.recent, length, last=10)
     ahead = [far / abs(r.loss) for r in patient.recent if r.loss and (far := reach(r)) is not None]
     whole = sorted(ahead)[len(ahead) // 2] if ahead else 0.0
-    if wide < WIDE or not (((moved or 0.0) >= LONG and whole >= PART) or whole >= WHOLE):
+    reference = progress.guess if progress.guess is not None else abs(progress.initial or 0.0)
+    blown_up = shape.level > (1 + diverging_loss.TWICE) * reference
+    if wide < (diverging_loss.STILL if blown_up else WIDE) or not (
+        ((moved or 0.0) >= LONG and whole >= PART) or whole >= WHOLE
+    ):
         return []
     guess = f", where a constant guess costs {progress.guess:.3g}" if progress.guess is not None else ""
     return [

@@ -14,13 +14,20 @@ MOST = 0.5
 """Fraction of a layer's values on the flat part: half the examples then teach the average unit nothing."""
 
 NEARLY_ALL = 0.9
+"""Fraction of a layer's values on the flat part that leaves nothing to the average unit."""
+
+FLAT = 0.05
+"""Share of a constant guess by which a loss above it is no noise, see `stalled_training`."""
 
 _SQUASHING = frozenset({"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign"})
 
 
 def check(patient: Patient) -> list[Finding]:
     """One finding for all hidden layers whose values lie on the flat part, none where the training learns well."""
-    sites = {row.name: row for row in hidden(patient.last)}
+    # An output is flat where the network is sure; where that costs more than a constant guess it is sure of what is
+    # wrong, and has no gradient to find out.
+    astray = patient.progress.learning is False and patient.progress.guess is not None and patient.progress.gap < -FLAT
+    sites = {row.name: row for row in squashing(patient.last, outputs=astray)}
     fractions = {name: _recent(patient, name) for name in sites}
     seen = {name: s for name, s in fractions.items() if s >= MOST}
     if not seen:
@@ -67,8 +74,8 @@ def check(patient: Patient) -> list[Finding]:
     ]
 
 
-def hidden(reading: Reading) -> list[SiteReading]:
-    """Squashing activations inside the network.
+def squashing(reading: Reading, *, outputs: bool = False) -> list[SiteReading]:
+    """Squashing activations inside the network, and at its output if that is asked for.
 
     One after the last weights is an output, which is flat where the network is sure; one that is multiplied with
     another signal is a gate, and a gate is meant to be open or shut.
@@ -80,7 +87,7 @@ def hidden(reading: Reading) -> list[SiteReading]:
         if row.saturation is not None
         and row.site.operation in _SQUASHING
         and not row.gates
-        and i < last.get(row.site.model, -1)
+        and (outputs or i < last.get(row.site.model, -1))
     ]
 
 
@@ -104,6 +111,7 @@ RULE = Rule(
     sick=(
         Case("every layer flat", cases.chain([0.1] * 5, "tanh", loss="stalled", saturation=0.97)),
         Case("every layer flat, first reading", cases.chain([0.1] * 5, "sigmoid", loss="unknown", saturation=0.97)),
+        Case("an output that is sure of what is wrong", cases.output("sigmoid", saturation=0.99, loss="worse")),
         Case("half of it flat, not learning", cases.chain([0.5] * 5, "tanh", loss="stalled", saturation=0.6)),
     ),
     healthy=(

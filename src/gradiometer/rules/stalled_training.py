@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from gradiometer.records import Finding, Severity
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
-from gradiometer.rules.steps import length, reach, typical, weights
+from gradiometer.rules.hints import without_warm_up
+from gradiometer.rules.steps import length, rate, reach, typical, weights
 
 SHORT = 0.05
 """Share of the loss that all steps together can at most have removed, below which they are too short.
@@ -48,7 +51,7 @@ def check(patient: Patient) -> list[Finding]:
     if far is None or reference is None or progress.gap >= FLAT:
         return []
     share = far * count / (abs(reference) or 1.0)
-    evidence = {
+    evidence: dict[str, object] = {
         "step": patient.last.step,
         "loss": progress.current,
         "loss_at_first": progress.initial,
@@ -59,21 +62,30 @@ def check(patient: Patient) -> list[Finding]:
     }
     said = f"After {count:,} steps the loss is {progress.current:.3g}, and was {progress.initial:.3g} at first"
     said += f" (that of a constant guess is {progress.guess:.3g})." if progress.guess is not None else "."
-    why = _why(patient, moved or 0.0)
+    why = _why(patient)
     if not patient.alone or _warming_up(patient):
         return []
     if share < SHORT and (count >= MANY or share * LONGER / count < SHORT):
-        cause, todo = why or ("the steps are too short for the weights", ("a larger learning rate", "Adam"))
+        cause, todo, evidence["made_by_the_optimizer"] = why or _SHORT
         said += f" A step moves the weights by {moved or 0.0:.1e} of their size; all of them together can have removed "
         return [_finding("critical", evidence, cause, f"{said}{share:.1g} of the loss at most: {cause}.", todo)]
-    if progress.guess is None or abs(progress.gap) >= FLAT or count < PATIENCE:
+    if progress.guess is None or abs(progress.gap) >= FLAT or count < (MANY if why else PATIENCE):
         return []
-    cause, todo = why or _UNKNOWN
+    cause, todo, evidence["made_by_the_optimizer"] = why or _UNKNOWN
     said += f" The weights move by {moved or 0.0:.1e} of their size a step, and it has no bearing on the loss: {cause}."
     return [_finding("critical" if why else "warning", evidence, cause, said, todo)]
 
 
-_UNKNOWN = (
+class _Why(NamedTuple):
+    """What holds a training back; ``optimizer`` says that it comes from there, and is no consequence of the network."""
+
+    cause: str
+    remedies: tuple[str, ...]
+    optimizer: bool = False
+
+
+_SHORT = _Why("the steps are too short for the weights", ("a larger learning rate", "Adam"))
+_UNKNOWN = _Why(
     "why is not known",
     (
         "check that inputs and targets belong to each other (shuffled apart?)",
@@ -83,18 +95,23 @@ _UNKNOWN = (
 )
 
 
-def _why(patient: Patient, moved: float) -> tuple[str, tuple[str, ...]] | None:
+def _why(patient: Patient) -> _Why | None:
     """What has made the steps, or the weights, so small; ``None`` if they were from the beginning."""
     first, now = weights(patient.early[0]), weights(patient.last)
-    longest = max((length(r) or 0.0 for r in patient.readings), default=0.0)
     if first > 0 and now <= PULLED * first:
         cause = f"weight decay has pulled the weights down to {now / first:.1g} of what they were"
-        return cause, ("less weight decay", "no decay for the first trials")
-    if longest == 0:
-        return "no weight moves at all: there is no gradient, or no step", ("look at the gradients of the parameters",)
-    if moved <= DECAYED * longest:
+        return _Why(cause, ("less weight decay", "no decay for the first trials"), optimizer=True)
+    if not any(length(r) for r in patient.readings):
+        return _Why(
+            "no weight moves at all", ("look at the gradients of the parameters, and at what the optimizer holds",)
+        )
+    if blocks := without_warm_up(patient):
+        cause = f"{len(blocks)} normalizations behind a sum (post-norm) and no warm-up"
+        return _Why(cause, ("warm-up of the learning rate", "pre-norm: the normalization inside the branch"))
+    rates = [value for r in patient.readings if (value := rate(r)) is not None]
+    if rates and rates[-1] <= DECAYED * max(rates):
         cause = "the schedule has brought the learning rate down before anything was learned"
-        return cause, ("a schedule that falls later", "a constant learning rate for the first trials")
+        return _Why(cause, ("a schedule that falls later", "a constant learning rate at first"), optimizer=True)
     return None
 
 

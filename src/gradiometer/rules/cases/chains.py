@@ -11,7 +11,7 @@ from typing import Literal
 from gradiometer.records import Cause, Ledger, LedgerRow, Parameter, ParameterReading, Reading, Site, SiteReading, Task
 from gradiometer.rules.base import Patient
 
-Loss = Literal["learning", "stalled", "unknown"]
+Loss = Literal["learning", "stalled", "unknown", "worse"]
 _UNITS = 64
 _CAUSES: dict[str, Cause] = {
     "linear": "weights", "conv2d": "weights", "relu": "activation", "sigmoid": "activation", "tanh": "activation",
@@ -112,6 +112,7 @@ def patient(readings: Sequence[Reading], loss: Loss) -> Patient:
         "learning": [(i, guess * 0.97**i) for i in range(200)],
         "stalled": [(i, guess + 0.01 * math.sin(i)) for i in range(200)],
         "unknown": [(0, guess)],
+        "worse": [(i, 2 * guess) for i in range(200)],
     }[loss]
     return Patient(readings[:3], readings, losses)
 

@@ -1,0 +1,170 @@
+"""Trainings that ask for something: what the loss compares, what goes in, which weights are held and how drawn."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from gradiometer.records import Cause, Inputs, ParameterReading, Reading, Site, SiteReading, Task
+from gradiometer.rules.base import Patient
+from gradiometer.rules.cases.chains import Loss, parameter, patient, reading, site
+from gradiometer.rules.cases.chains import chain as _chain
+
+_CAUSES: dict[str, Cause] = {
+    "linear": "weights", "embedding": "weights", "relu": "activation", "tanh": "activation",
+    "batch_norm": "normalization", "layer_norm": "normalization", "add": "connection", "div": "connection",
+}  # fmt: skip
+
+
+def asked(
+    name: str,
+    before: tuple[str, ...],
+    *,
+    loss: Loss,
+    width: int | None = 10,
+    targets: tuple[float, float] | None = None,
+    spread: tuple[float, float] = (1.0, 1.0),
+    beyond: float = 0.0,
+    broadcast: bool = False,
+    minus: str = "",
+    examples: int = 512,
+    units: int = 64,
+) -> Patient:
+    """A healthy chain whose loss is this one; with ``minus`` that operation turns its sign around.
+
+    The output layer gives ``units`` numbers for each of 512 examples.
+    """
+    classes = name == "nll_loss"
+    task = Task(
+        loss=name,
+        before=before,
+        examples=examples,
+        width=width if classes else None,
+        guess=math.log(64),
+        outputs=(-3.0, 2.0 if before[0] in ("linear", "softmax") else 0.0),
+        targets=targets or ((0.0, 9.0) if classes else (-2.0, 2.0)),
+        spread=None if classes else spread,
+        beyond=beyond,
+        broadcast=broadcast,
+        direct=not minus,
+    )
+    whole = _chain([1.0] * 3, "relu", loss=loss)
+    operations = (minus, name, *before) if minus else (name, *before)
+    readings = []
+    for r in whole.recent:
+        out = replace(r.sites[-1], shape=(512, units), units=units)
+        changed = replace(r, tasks=(task,), sites=(*r.sites[:-1], out), loss_operations=operations)
+        readings.append(replace(changed, loss=-2.3) if minus else changed)
+    return Patient(readings[:3], readings, whole.losses)
+
+
+def fed(
+    inputs: Inputs,
+    *,
+    loss: Loss,
+    first: Sequence[str] = ("linear", "tanh"),
+    saturation: float = 0.0,
+    ratio: float = 1e-3,
+    outputs: float = 1.0,
+) -> Patient:
+    """A network with such inputs that begins with these operations.
+
+    Its first step moves the weights by ``ratio`` of their size, and the spread of its outputs is ``outputs`` of that of
+    the targets.
+    """
+    whole = _chain([1.0] * 3, "tanh", loss=loss, saturation=saturation, ratios=[ratio] * 4)
+    begin = tuple(_at(f"in{i}", operation, saturation) for i, operation in enumerate(first))
+    task = Task("mse_loss", ("linear",), 512, None, math.log(64), (-2.0, 2.0), (-2.0, 2.0), (outputs, 1.0))
+    first_weight = parameter("in0.weight", ratio)
+    readings = [
+        replace(r, inputs=inputs, tasks=(task,), sites=(*begin, *r.sites), parameters=(first_weight, *r.parameters))
+        for r in whole.recent
+    ]
+    return Patient(readings[:3], readings, whole.losses)
+
+
+def drawn(
+    weights: Sequence[float],
+    *,
+    loss: Loss,
+    between: Sequence[str] = ("relu",),
+    ratio: float = 1e-6,
+    step: int = 0,
+) -> Patient:
+    """Layers of 64 units whose weights have these root mean squares times ``sqrt(64)``, first to last.
+
+    Between two of them are these operations.
+    """
+    sites: list[SiteReading] = []
+    for i in range(len(weights)):
+        sites.append(_at(f"fc{i}", "linear"))
+        sites += [_at(f"b{i}.{k}", name) for k, name in enumerate(between)] if i + 1 < len(weights) else []
+    parameters = [parameter(f"fc{i}.weight", ratio, w / 8) for i, w in enumerate(weights)]
+    return patient([reading(sites, parameters, step + k) for k in range(1 if loss == "unknown" else 3)], loss)
+
+
+def alike(
+    copies: float,
+    gradients: Sequence[float],
+    *,
+    loss: Loss,
+    layer: int = 0,
+    later: float | None = None,
+    after: str = "relu",
+    steps: int = 10,
+) -> Patient:
+    """Three layers, of one of which this share of the units are copies, with these gradient norms by unit.
+
+    ``later`` is the share from the second reading on, ``after`` the operation behind each of the layers, ``steps``
+    how many lie between two readings.
+    """
+    sites = [s for i in range(2) for s in (_at(f"fc{i}", "linear"), _at(f"b{i}", after))] + [_at("fc2", "linear")]
+    readings = []
+    for k in range(1 if loss == "unknown" else 3):
+        parameters = [replace(parameter(f"fc{i}.weight", 1e-3), copies=0.0) for i in range(3)]
+        share = copies if later is None or k == 0 else later
+        data = array("f", gradients).tobytes()
+        parameters[layer] = replace(parameters[layer], copies=share, unit_data=data)
+        readings.append(reading(sites, parameters, steps * k))
+    return patient(readings, loss)
+
+
+def held(
+    *parameters: ParameterReading, loss: Loss | Literal["little"], alone: bool = True, chain: bool = True
+) -> Patient:
+    """A chain of three layers, all of them held and moving, with these parameters beside them, or with these alone.
+
+    Of ``little`` loss a third is gone and does not fall any more.
+    """
+    whole = _chain([1.0] * 2, "relu", loss="stalled" if loss == "little" else loss, ratios=[1e-3] * 3)
+    own = [replace(p, weight_rms=p.weight_rms * 1.001) for p in whole.last.parameters] if chain else []
+    readings = [replace(r, parameters=(*own, *parameters)) for r in whole.recent]
+    made = patient(readings, "stalled" if loss == "little" else loss)
+    losses = [(i, math.log(64) * max(0.99**i, 0.66)) for i in range(200)] if loss == "little" else made.losses
+    return replace(made, losses=losses, alone=alone)
+
+
+def weight(
+    name: str, *, held: bool = True, trainable: bool = True, gradient: float | None = 1.0, rms: float = 1.0
+) -> ParameterReading:
+    """A matrix of 64 by 64 that does not move."""
+    made = parameter(name, 0.0)
+    info = replace(made.parameter, optimizer=0 if held else -1, trainable=trainable)
+    return replace(made, parameter=info, weight_rms=rms / 8, grad_rms=gradient, update_rms=0.0 if held else None)
+
+
+def carrying(shares: Sequence[float], *, loss: Loss) -> Patient:
+    """A chain in whose steps these shares of the gradient were there before the backward pass."""
+    made = _chain([1.0] * 2, "relu", loss="unknown").last
+    readings: list[Reading] = [replace(made, step=k, carried=share) for k, share in enumerate(shares)]
+    return patient(readings, loss)
+
+
+def _at(name: str, operation: str, saturation: float = 0.0) -> SiteReading:
+    """A site of any operation of a healthy network."""
+    flat = saturation if operation == "tanh" else None
+    made = site(name, "linear", 1.0, saturation=flat)
+    return replace(made, site=Site(name, operation, _CAUSES[operation]))
