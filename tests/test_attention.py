@@ -44,10 +44,9 @@ MASKS = {
     "lowest of float16": (torch.float16, torch.finfo(torch.float16).min),
     "a thousand million": (torch.float32, -1e9),
 }
-LOW = pytest.mark.xfail(strict=True, reason="a mask of large negative numbers is taken for logits")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[LOW] if n in list(MASKS)[3:] else []) for n in MASKS])
+@pytest.mark.parametrize("name", MASKS)
 def test_masked_places_are_no_logits(name: str) -> None:
     dtype, masked = MASKS[name]
     logits = torch.randn(3, 4, 7).to(dtype)
@@ -93,7 +92,6 @@ def test_a_softmax_over_something_else_is_no_attention(shape: tuple[int, ...], d
     assert attention.of_function(torch.softmax, (torch.randn(shape), dim), {}) == {}
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="the input is looked for among the positional arguments")
 def test_softmax_with_all_its_arguments_by_name() -> None:
     assert attention.of_function(torch.softmax, (), {"input": torch.randn(B, L, 7), "dim": -1})
 
@@ -111,7 +109,7 @@ def product(q: Tensor, k: Tensor, mask: Tensor | None = None, scale: float | Non
 
 
 CAUSAL = torch.ones(L, L, dtype=torch.bool).tril()
-RANDOM = torch.rand(B, H, L, L) < 0.6
+RANDOM = torch.rand(B, H, L, L, generator=torch.Generator().manual_seed(0)) < 0.6
 RANDOM[..., 0] = True
 PRODUCTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
@@ -154,7 +152,6 @@ def test_without_a_dimension_of_heads() -> None:
     assert agree(pair(found), product(q[:, None], k[:, None], seen))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="without examples the first dimension counts heads")
 def test_grouped_queries_of_one_example() -> None:
     q, k = torch.randn(12, L, E), torch.randn(3, L, E)
     F.scaled_dot_product_attention(q, k, k, enable_gqa=True)

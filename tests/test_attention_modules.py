@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import CheckpointError, checkpoint
+from torch.utils.checkpoint import checkpoint
 
 import gradiometer as gm
 from attended import agree, pair
@@ -51,29 +51,15 @@ MODULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "float mask and padding": ({}, {"attn_mask": minus(CAUSAL), "key_padding_mask": minus(PADDING)}),
     "float padding": ({}, {"key_padding_mask": minus(PADDING)}),
     "mask of heads": ({}, {"attn_mask": CAUSAL.expand(B * H, L, L)}),
-    "learned key": ({"add_bias_kv": True}, {}),
-    "zero key": ({"add_zero_attn": True}, {}),
 }
-WRONG = {
-    "float mask and padding": "padding that is a float mask is not looked at",
-    "float padding": "padding that is a float mask is not looked at",
-    "mask of heads": "a mask of three dimensions is not looked at",
-    "learned key": "the key that add_bias_kv adds is left out",
-    "zero key": "the key that add_zero_attn adds is left out",
-}
-MARKED = [
-    pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=WRONG[n])] if n in WRONG else []) for n in MODULES
-]
 
 
 @pytest.mark.parametrize("crossed", [False, True], ids=["self", "cross"])
-@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("name", MODULES)
 def test_a_module_against_the_weights_it_returns(name: str, crossed: bool) -> None:
     options, masks = MODULES[name]
     module = nn.MultiheadAttention(E, H, **{"batch_first": True, **options})
     nn.init.normal_(module.in_proj_weight)
-    if module.bias_k is not None:
-        nn.init.normal_(module.bias_k, std=3.0)
     query = torch.randn(B, L, E)
     key = torch.randn(B, L, E) if crossed else query
     if not module.batch_first:
@@ -86,7 +72,6 @@ def test_a_module_against_the_weights_it_returns(name: str, crossed: bool) -> No
     assert pair(attention.of_module(module, (), {"query": query, "key": key, "value": key, **masks})) == pair(found)
 
 
-@pytest.mark.xfail(strict=True, reason="a float mask is dropped where padding is a mask of places")
 @pytest.mark.filterwarnings("ignore:Support for mismatched")
 def test_masks_of_two_kinds() -> None:
     module, x = nn.MultiheadAttention(E, H, batch_first=True), torch.randn(B, L, E)
@@ -99,6 +84,16 @@ def test_what_a_module_does_not_tell() -> None:
     x, y = torch.randn(B, L, E), torch.randn(B, L, 3)
     assert attention.of_module(nn.MultiheadAttention(E, H, kdim=3, vdim=3, batch_first=True), (x, y, y), {}) == {}
     assert attention.of_module(nn.MultiheadAttention(E, H), (x[0], x[0], x[0]), {}) == {}
+
+
+@pytest.mark.parametrize("crossed", [False, True], ids=["self", "cross"])
+@pytest.mark.parametrize("added", ["add_bias_kv", "add_zero_attn"])
+def test_of_a_module_that_adds_keys_nothing_is_told(added: str, crossed: bool) -> None:
+    module, x = nn.MultiheadAttention(E, H, batch_first=True, **{added: True}), torch.randn(B, L, E)
+    key = torch.randn(B, L, E) if crossed else x
+    assert module(x, key, key)[1].shape == (B, L, L + 1)
+    assert attention.of_module(module, (x, key, key), {}) == {}
+    assert attention.of_module(module, (), {"query": x, "key": key, "value": key}) == {}
 
 
 # -- in a training --------------------------------------------------------------------------------------------------
@@ -197,9 +192,8 @@ def test_in_an_autocast() -> None:
     assert run.notes == ()
 
 
-@pytest.mark.xfail(strict=True, reason="the layer makes padding a float mask, and that is not looked at")
 def test_padding_in_an_encoder_counts_as_hidden() -> None:
-    layer = nn.TransformerEncoderLayer(E, H, 16, batch_first=True)
+    layer = nn.TransformerEncoderLayer(E, H, 16, dropout=0.0, batch_first=True)
     x = torch.randn(B, L, E)
     _, weights = layer.self_attn(x, x, x, key_padding_mask=PADDING, average_attn_weights=False)
     site = next(s for s in watched(layer, x, src_key_padding_mask=PADDING).sites if s.name == "self_attn")
@@ -228,12 +222,7 @@ def checkpointed(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: Net(forward, **{name: make() for name, make in parts.items()})
 
 
-GRAPH = "the module's projections are made again with a graph"
-BREAKS = pytest.mark.xfail(strict=True, raises=CheckpointError, reason=GRAPH)
-BEHIND = [pytest.param(n, marks=[BREAKS] if "coder" in n or n == "bfloat16" else []) for n in TRAININGS]
-
-
-@pytest.mark.parametrize("name", BEHIND)
+@pytest.mark.parametrize("name", TRAININGS)
 def test_inside_a_checkpoint(name: str) -> None:
     build = checkpointed(TRAININGS[name][0])
     plain, _ = train(build, False)
@@ -242,10 +231,7 @@ def test_inside_a_checkpoint(name: str) -> None:
     assert run.notes == ()
 
 
-SAVES = pytest.mark.xfail(strict=True, reason=GRAPH)
-
-
-@pytest.mark.parametrize("name", ["softmax", "fused", pytest.param("encoder", marks=SAVES)])
+@pytest.mark.parametrize("name", ["softmax", "fused", "encoder"])
 def test_no_tensor_is_saved_that_would_not_be_without(name: str) -> None:
     packed: list[int] = []
 

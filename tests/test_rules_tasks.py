@@ -10,7 +10,14 @@ from torch import nn
 
 import gradiometer as gm
 from gradiometer.records import Run
-from gradiometer.rules import bad_initialization, frozen_parameters, output_mismatch, symmetric_units, unscaled_inputs
+from gradiometer.rules import (
+    bad_initialization,
+    frozen_parameters,
+    nonfinite,
+    output_mismatch,
+    symmetric_units,
+    unscaled_inputs,
+)
 from gradiometer.rules.base import Rule
 from gradiometer.rules.diagnosis import _patients
 from gradiometer.rules.drawn import as_drawn
@@ -44,11 +51,12 @@ def test_healthy_case_raises_no_alarm(rule, case):
 # -- real trainings -------------------------------------------------------------------------------------------------
 
 
-def train(model, loss, steps=120, optimizer=None, x=None, y=None, lr=0.1, every=10, zero=True, batch=64):
+def train(model, loss, x, y, steps=120, optimizer=None, lr=0.1, every=10, zero=True, batch=64):
     g = torch.Generator().manual_seed(1)
     optimizer = optimizer or torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr)
+    watch = gm.watch(model, optimizer, every=every)
     try:
-        with gm.watch(model, optimizer, every=every) as watch:
+        with watch:
             for _ in range(steps):
                 chosen = torch.randint(len(x), (batch,), generator=g)
                 if zero:
@@ -62,7 +70,9 @@ def train(model, loss, steps=120, optimizer=None, x=None, y=None, lr=0.1, every=
 
 
 def findings(run, rule):
-    return [f for patient in _patients(run) for f in rule.check(patient)]
+    """As a diagnosis asks for them: of what came before the first NaN."""
+    whole = (nonfinite.without(p) if nonfinite.RULE.check(p) else p for p in _patients(run))
+    return [f for patient in whole if patient.recent for f in rule.check(patient)]
 
 
 def worst(run, rule):
@@ -86,7 +96,7 @@ def line(inputs=8):
     return x, (x[:, :1] - x[:, 1:2]) / math.sqrt(2)
 
 
-def net(*end, inputs=8, outputs=4, width=32, act=nn.ReLU):
+def net(*end, inputs=8, outputs=4, width=32, act: type[nn.Module] = nn.ReLU):
     torch.manual_seed(0)
     layers = [nn.Linear(inputs, width), act(), nn.Linear(width, width), act(), nn.Linear(width, outputs)]
     return nn.Sequential(*layers, *end)
@@ -213,7 +223,7 @@ def fed(change, *begin, lr=0.05, optimizer=None, **options):
 
 UNSCALED = {
     "bytes": lambda: fed(lambda x: 40 * x + 100),
-    "bytes into tanh": lambda: fed(lambda x: 40 * x + 100, act=nn.Tanh),
+    "bytes into tanh": lambda: fed(lambda x: 40 * x + 100, act=nn.Tanh, width=3),
     "a millionth": lambda: fed(lambda x: 1e-6 * x),
     "years": lambda: fed(lambda x: x + 2000, optimizer=lambda p: torch.optim.Adam(p, 1e-3)),
     "one feature": lambda: fed(lambda x: x * torch.tensor([1e4] + [1.0] * 7), lr=1e-3),
@@ -246,7 +256,7 @@ def test_inputs_that_do_no_harm_raise_no_alarm(name):
 # -- units ------------------------------------------------------------------------------------------------------------
 
 
-def with_weights(change, act=nn.ReLU, adam=None, **options):
+def with_weights(change, act: type[nn.Module] = nn.ReLU, adam=None, **options):
     model = net(act=act)
     with torch.no_grad():
         change(model)
@@ -313,7 +323,7 @@ def times(factor, *layers):
 
 ILL_DRAWN = {
     "a hundredth": lambda: with_weights(times(0.01)),
-    "one layer a hundred times too large": lambda: with_weights(times(200.0, 2), act=nn.LeakyReLU, lr=1.0),
+    "one layer a hundred times too large": lambda: with_weights(times(200.0, 2), act=nn.LeakyReLU),
     "a hidden layer of zeros": lambda: with_weights(zeros(2)),
 }
 WELL_DRAWN = {

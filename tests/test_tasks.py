@@ -90,12 +90,9 @@ RANGES: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
     "relu6": (F.relu6, 0.0, 6.0),
     "a wide hardtanh": (lambda y: F.hardtanh(y, -3.0, 3.0), -3.0, 3.0),
 }
-SAME_NODE = pytest.mark.xfail(strict=True, reason="ReLU6 and a wide Hardtanh are taken for one from -1 to 1")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[SAME_NODE] if n in ("relu6", "a wide hardtanh") else []) for n in RANGES]
-)
+@pytest.mark.parametrize("name", RANGES)
 def test_how_far_the_targets_lie_beyond_what_can_be_answered(name: str) -> None:
     make, low, high = RANGES[name]
     t = torch.randn(N, K) * 4

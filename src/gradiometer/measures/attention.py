@@ -7,13 +7,17 @@ from torch import Tensor
 
 from gradiometer.measures.magnitude import Scalar
 
+MASKED = 5e3
+"""Distance from the largest logit, in nats, beyond which a place was masked: softmax gives zero there long before, and
+the smallest number in use for a mask is -1e4."""
+
 
 def sharpness(logits: Tensor) -> tuple[Scalar, Scalar]:
     """Entropy of the softmax of these logits, and how far the largest of them stands above the others.
 
     Formula: ``mean over rows of -sum_j a_j ln a_j / ln n`` with the weights ``a = softmax(l)`` and ``n`` the places
-    that are not masked with minus infinity, and the mean over rows of ``max_j l_j - mean_j l_j``. Rows that see
-    fewer than two places are left out.
+    that are not masked (further than `MASKED` below the largest logit), and the mean over rows of
+    ``max_j l_j - mean_j l_j``. Rows that see fewer than two places are left out.
 
     Args:
         logits: the places attended to along the last dimension.
@@ -32,7 +36,8 @@ def sharpness(logits: Tensor) -> tuple[Scalar, Scalar]:
     """
     logits = logits.detach()
     logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-    open_ = logits > torch.finfo(logits.dtype).min / 2
+    # Masks are minus infinity, or a number of which the softmax makes zero: -1e9, or the smallest of half precision.
+    open_ = logits > logits.amax(-1, keepdim=True) - MASKED
     count = open_.sum(-1)
     mean = torch.where(open_, logits, 0.0).sum(-1) / count.clamp_min(1)
     top = torch.where(open_, logits, -torch.inf).amax(-1)

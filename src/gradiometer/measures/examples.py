@@ -54,7 +54,7 @@ def features(x: Tensor) -> Features | None:
     square, variance = mean.square().mean(), std.square().mean()
     return Features(
         flat.square().mean().sqrt(),
-        square / variance,
+        (square / variance).nan_to_num(0.0, posinf=torch.inf),
         (std.amax() / typical).nan_to_num(1.0),
         std.argmax(),
         flat.shape[1],

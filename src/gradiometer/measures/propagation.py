@@ -104,9 +104,12 @@ def positions(y: Tensor) -> Scalar | None:
     if y.dim() != 3 or y.shape[1] < 2 or not y.numel():
         return None
     y = _wide(y)
-    unit = y / torch.linalg.vector_norm(y, dim=2, keepdim=True).clamp_min(torch.finfo(y.dtype).tiny)
-    n = y.shape[1]
-    value = ((unit.sum(1).square().sum(1) - n) / (n * (n - 1))).mean()
+    size = y.abs().amax(2, keepdim=True)  # first to one, since squares of small and of large numbers do not fit
+    y = y / torch.where(size > 0, size, 1.0)
+    unit = y / torch.linalg.vector_norm(y, dim=2, keepdim=True).clamp_min(0.5)
+    n = (size[..., 0] > 0).sum(1)  # those that are all zero are padding
+    value = (unit.sum(1).square().sum(1) - n) / (n * (n - 1)).clamp_min(1)
+    value = torch.where(n > 1, value, 0.0).sum() / (n > 1).sum().clamp_min(1)
     return value.item() if value.device.type == "cpu" else value
 
 

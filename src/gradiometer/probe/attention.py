@@ -20,6 +20,7 @@ _MODULE = "query key value key_padding_mask need_weights attn_mask"
 _SOFTMAX = frozenset((torch.softmax, F.softmax, Tensor.softmax))
 
 
+@torch.no_grad()
 def of_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Scalar]:
     """Entropy and sharpness of a call of ``softmax`` or ``scaled_dot_product_attention``; empty for others.
 
@@ -30,8 +31,8 @@ def of_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
         {}
     """
     if function in _SOFTMAX:
-        logits = args[0]
-        dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+        named = _named("input dim", args, kwargs)
+        logits, dim = named["input"], named.get("dim", -1)
         if isinstance(dim, int) and logits.dim() >= 3 and dim % logits.dim() == logits.dim() - 1:
             return _look(logits[:EXAMPLES])
     if function is F.scaled_dot_product_attention:
@@ -39,11 +40,13 @@ def of_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
     return {}
 
 
+@torch.no_grad()  # what is computed here must not become a part of the graph, or of what a checkpoint puts away
 def of_module(module: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Scalar]:
     """The same of torch's own module, whose projections are made again for a few examples."""
     named = _named(_MODULE, args, kwargs)
     query, key = named["query"], named["key"]
-    if module.in_proj_weight is None or query.dim() != 3 or query.is_nested or key.is_nested:
+    added = module.bias_k is not None or module.add_zero_attn
+    if module.in_proj_weight is None or query.dim() != 3 or query.is_nested or key.is_nested or added:
         return {}
     query, key = (x if module.batch_first else x.transpose(0, 1) for x in (query, key))
     width, heads = module.embed_dim, module.num_heads
@@ -51,15 +54,21 @@ def of_module(module: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mappin
     q = F.linear(query[:EXAMPLES], w[:width], None if b is None else b[:width])
     k = F.linear(key[:EXAMPLES], w[width : 2 * width], None if b is None else b[width : 2 * width])
     q, k = (x.unflatten(-1, (heads, width // heads)).transpose(1, 2) for x in (q, k))
-    mask = named.get("attn_mask")
-    mask = None if mask is None or mask.dim() != 2 else mask
-    if mask is not None and mask.dtype is torch.bool:
-        mask = ~mask  # there True means hidden, and in the product True means seen
-    padding = named.get("key_padding_mask")
-    if padding is not None and padding.dtype is torch.bool:
-        seen = ~padding[:EXAMPLES, None, None, :]
-        mask = seen if mask is None or mask.dtype is not torch.bool else mask & seen
+    mask = _added(named.get("attn_mask"), q)
+    if mask is not None and mask.dim() == 3:  # one for each head of each example
+        mask = mask.unflatten(0, (-1, heads))[:EXAMPLES]
+    padding = _added(named.get("key_padding_mask"), q)
+    if padding is not None:
+        padding = padding[:EXAMPLES, None, None, :]
+        mask = padding if mask is None else mask + padding
     return _of_product(q, k, mask)
+
+
+def _added(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """A mask as something to add; torch's module hides where it is True."""
+    if mask is None or mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf)
 
 
 def _named(names: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +84,8 @@ def _of_product(
     enable_gqa: bool = False,
     **_: Any,
 ) -> dict[str, Scalar]:
+    if query.dim() == 3 and enable_gqa:  # without examples the first dimension counts heads
+        query, key = query[None], key[None]
     query, key = query.detach()[:EXAMPLES], key.detach()[:EXAMPLES]
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
@@ -90,6 +101,5 @@ def _of_product(
 
 
 def _look(logits: Tensor) -> dict[str, Scalar]:
-    logits = logits.detach()
-    how, distance = sharpness(logits)
+    how, distance = sharpness(logits.detach())
     return {"entropy": how, "sharpness": distance}

@@ -192,6 +192,7 @@ class Probe:
         try:
             if self._waiting_manual:
                 self._finish_step(0)
+            self._notes.pass_begins()
             for root in self._losses.backward_begins(roots):
                 if self._window:
                     self._loss_operations = graph.loss_operations(root, self.sites.nodes)
@@ -244,7 +245,7 @@ class Probe:
             self._meter = self.roster.meter(number)
             self._meter.before(closure, grad_scale, copies=self.sites.log is not None)
             fused = isinstance(grad_scale, torch.Tensor)
-            self._notes.stepping(self._meter.tensors, 1.0 if fused else self._losses.scale)
+            self._notes.stepping(self._meter.tensors, self._losses.scale, fused=fused)
         self._inside += perf_counter() - start
 
     def stepped(self, optimizer: torch.optim.Optimizer) -> None:
@@ -331,6 +332,7 @@ class Probe:
             ledger=traced.ledger,
             recurrences=traced.recurrences,
             birth=traced.birth,
+            learning_rate=self.roster.learning_rate(number),
             **self._notes.read(norms),
         )
         self._sink.add_reading(reading)

@@ -112,6 +112,12 @@ class Roster:
         others = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
         return list({id(p): p for p in (*own, *others, *self._strangers)}.values())
 
+    def learning_rate(self, number: int) -> float | None:
+        """The largest learning rate of an optimizer's groups, ``None`` without one."""
+        groups = self.optimizers[number].param_groups if self.optimizers else []
+        rates = [float(group["lr"]) for group in groups if isinstance(group.get("lr"), (int, float))]
+        return max(rates, default=None)
+
     def meter(self, number: int) -> ParameterMeter:
         """The meter of one optimizer, kept for as long as its parameters are the same tensors in the same memory."""
         count = sum(len(group["params"]) for o in self.optimizers for group in o.param_groups) + len(self._strangers)

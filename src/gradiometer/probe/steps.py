@@ -31,6 +31,7 @@ class StepNotes:
         self._copies: dict[int, Tensor] = {}
         self._ratio: tuple[Scalar, Scalar] | None = None
         self._began = False
+        self._fused: Scalar = 1.0
 
     def batch(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
         """Looks at the first floating-point tensor that a model is called with."""
@@ -40,9 +41,14 @@ class StepNotes:
             if first is not None and first.layout is torch.strided and not first.is_nested:
                 self._features = features(first)
 
+    def pass_begins(self) -> None:
+        """Forgets the losses of the pass before: those of the last one are kept."""
+        self._drafts = []
+
     def backward_begins(self, root: Tensor, parameters: Iterable[Tensor]) -> None:
         """Notes the losses, and before the first pass of a step the gradients that are there already."""
-        self._drafts = tasks.find(root) if root.layout is torch.strided else []
+        if root.layout is torch.strided:
+            self._drafts += tasks.find(root)
         if not self._began:
             self._carried = {id(p): norm(p.grad) for p in parameters if p.grad is not None}
         self._began = True
@@ -53,17 +59,22 @@ class StepNotes:
         few = having[:: max(1, len(having) // _SAMPLED)]
         self._copies = {id(p): _sample(p).clone() for p in few}
 
-    def stepping(self, held: Iterable[Tensor], scale: Scalar) -> None:
-        """Compares with what an optimizer is about to use; ``scale`` is what has been divided out in between."""
+    def stepping(self, held: Iterable[Tensor], scale: Scalar, *, fused: bool = False) -> None:
+        """Compares with what an optimizer is about to use, ``scale`` being that of the loss.
+
+        A ``fused`` optimizer divides it out itself; else that has been done in between.
+        """
+        self._fused = scale if fused else 1.0
+        scale = 1.0 if fused else scale
         kept = [(self._copies[id(p)], _sample(p)) for p in held if id(p) in self._copies and p.grad is not None]
         if kept and all(a.shape == b.shape for a, b in kept):
-            before, after = (norm(torch.cat([pair[i].float().reshape(-1) for pair in kept])) for i in (0, 1))
+            before, after = (norm(torch.cat([_real(pair[i]) for pair in kept])) for i in (0, 1))
             self._ratio = before, after * scale
 
     def read(self, held: Mapping[int, float]) -> dict[str, Any]:
         """The fields of a reading; ``held`` maps ``id(parameter)`` of the optimizer's to its gradient's norm."""
         looked = [] if self._features is None else list(self._features[:4])
-        carried = [value for key, value in self._carried.items() if key in held]
+        carried = [value / self._fused for key, value in self._carried.items() if key in held]
         compared = [] if self._ratio is None else list(self._ratio)
         values = resolve([*looked, *compared, *carried])
         out: dict[str, Any] = {"tasks": tasks.read(self._drafts)}
@@ -76,9 +87,14 @@ class StepNotes:
             before, after, *values = values
             out["clipped"] = after / before if before > 0 and math.isfinite(after) and math.isfinite(before) else None
         whole = math.hypot(*held.values())
-        if self._began and whole > 0 and math.isfinite(whole):
-            out["carried"] = math.hypot(*values) / whole
+        left = math.hypot(*values)
+        if self._began and whole > 0 and math.isfinite(whole) and math.isfinite(left):
+            out["carried"] = left / whole
         return out
+
+
+def _real(x: Tensor) -> Tensor:
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).float().reshape(-1)
 
 
 def _sample(p: Tensor) -> Tensor:

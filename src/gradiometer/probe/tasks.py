@@ -49,6 +49,7 @@ _DIFFERENCES: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     "huber_loss": _huber,
     "smooth_l1_loss": _smooth,
 }
+_BY_HAND = {"pow": "mse_loss", "abs": "l1_loss"}  # (y - t) ** 2 and |y - t|, which is how torch writes l1_loss too
 _CLASSES = ("nll_loss", "nll_loss2d")
 _BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 _LOSSES = {*_DIFFERENCES, *_CLASSES, *_BINARY}
@@ -86,6 +87,8 @@ def find(root: Tensor) -> list[_Draft]:
             draft = _draft(node, name, direct and len(seen) == 1)
             if draft is not None:
                 out.append(draft)
+        elif name in _BY_HAND and (difference := _difference(node)) is not None:
+            out.append(_Draft(_plain_task(_BY_HAND[name], difference, direct and len(seen) == 1), {}))
         elif direct or name in _VIEWS or name in ("add", "sub", *_REDUCING):
             queue.extend((parent, False) for parent, _ in node.next_functions)
     return out
@@ -135,12 +138,46 @@ def _draft(node: Any, name: str, direct: bool) -> _Draft | None:
     numbers: dict[str, Scalar] = {}
     if target.numel() and target.device.type != "meta":
         numbers = _numbers(node, name, output, target, stretched)
-        low, high = _RANGES.get(next((b for b in before if b != "dropout"), ""), (-math.inf, math.inf))
+        low, high = _range(node, next((b for b in before if b != "dropout"), ""))
         if name in _DIFFERENCES and (math.isfinite(low) or math.isfinite(high)):
             numbers["beyond"] = _scalar((target - target.clamp(low, high)).float().square().mean().sqrt())
     loss = "nll_loss" if name == "nll_loss2d" else name
     task = Task(loss, before, examples, width, broadcast=stretched, direct=direct)
     return _Draft(task, numbers)
+
+
+def _difference(node: Any) -> Any:
+    """The subtraction that a node squares or makes positive, ``None`` if it does something else."""
+    parent = node.next_functions[0][0]
+    squared = plain(node.name()) != "pow" or getattr(node, "_saved_exponent", None) == 2
+    return parent if squared and parent is not None and plain(parent.name()) == "sub" else None
+
+
+def _plain_task(loss: str, difference: Any, direct: bool) -> Task:
+    """Of a difference taken by hand only the shapes are known: that of the difference, and that of one side."""
+    shape = _shape(difference)
+    sides = [_shape(parent) for parent, _ in difference.next_functions if parent is not None]
+    n = shape[0] if shape else 1
+    # N outputs against N targets of another shape are N times N pairs; other shapes may be meant to be broadcast.
+    pairs = n > 1 and shape == (n, n) and bool(sides) and sides[0] in ((n,), (n, 1))
+    before, width = _before(difference)
+    return Task(loss, before, n, width, broadcast=pairs, direct=direct)
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    """The shape of what a node made, empty if it does not tell."""
+    known = getattr(node, "_input_metadata", None)
+    return tuple(int(n) for n in known[0].shape) if known else ()
+
+
+def _range(node: Any, activation: str) -> tuple[float, float]:
+    """What an activation before a loss can give; a clipped one keeps its bounds in its node (ReLU6 is one of them)."""
+    if activation == "hardtanh":
+        while node is not None and plain(node.name()) != "hardtanh":
+            node = node.next_functions[0][0]
+        if node is not None:
+            return float(node._saved_min_val), float(node._saved_max_val)
+    return _RANGES.get(activation, (-math.inf, math.inf))
 
 
 def _numbers(node: Any, name: str, output: Tensor, target: Tensor, stretched: bool) -> dict[str, Scalar]:
@@ -149,8 +186,8 @@ def _numbers(node: Any, name: str, output: Tensor, target: Tensor, stretched: bo
     if name in _CLASSES:
         guess = class_entropy(target, node._saved_ignore_index)
         even = math.log(output.shape[1] if output.dim() > 1 else output.shape[0])
-        count = target.numel() if whole else 1
         kept = target[target != node._saved_ignore_index]
+        count = kept.numel() if whole else 1
         low, high = (kept.amin(), kept.amax()) if kept.numel() else (0.0, 0.0)
         numbers: dict[str, Scalar] = {"target_min": _scalar(low), "target_max": _scalar(high)}
         if node._saved_weight is not None:
@@ -227,7 +264,10 @@ def _size(node: Any) -> int | None:
     raw = getattr(node, "_raw_saved_result", None)
     if raw is None or getattr(raw, "unpack_hook", _size) is not None:
         return None
-    result = node._saved_result
+    try:
+        result = node._saved_result
+    except RuntimeError:  # changed in place since, or set free: the backward pass will say so
+        return None
     dim = node._saved_dim
     dim = dim - 2**64 if dim >= 2**63 else dim  # autograd shows a negative one without its sign
     return result.shape[dim] if result.dim() else 1

@@ -60,6 +60,11 @@ class Finding:
         return ", ".join(self.sites[:_SITES]) + (f" and {more} more" if more > 0 else "")
 
     @property
+    def link(self) -> str:
+        """What it is to the finding that it belongs to: a consequence, or what lies behind it."""
+        return "behind it" if self.kind == "bad_initialization" else "follows from it"
+
+    @property
     def brief(self) -> str:
         """Kind, severity, and the first thing that the explanation says."""
         first = re.split(r"[.:;](?=\s|$)", self.explanation, maxsplit=1)[0]
@@ -174,5 +179,5 @@ class Diagnosis(Sequence[Finding]):
         if self.reason:
             lines += ["", self.reason]
         for number, (cause, consequences) in enumerate(self.stories, 1):
-            lines += ["", f"{number}  {cause}", *(f"   follows from it: {f.brief}" for f in consequences)]
+            lines += ["", f"{number}  {cause}", *(f"   {f.link}: {f.brief}" for f in consequences)]
         return "\n".join(lines)

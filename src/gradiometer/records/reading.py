@@ -31,6 +31,7 @@ class Reading:
     was looked at. ``clipped`` is the norm of the gradient as the optimizer saw it over that which backward left, over
     a sample: 1 where nothing was clipped. ``carried`` is the norm of the gradient that was there before the step's
     first backward pass, over that of the gradient that the optimizer saw: 0 where it is set to zero between steps.
+    ``learning_rate`` is the largest of the optimizer's groups.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Reading:
     inputs: Inputs | None = None
     clipped: float | None = None
     carried: float | None = None
+    learning_rate: float | None = None
 
     def __repr__(self) -> str:
         """In short: a reading has hundreds of numbers."""

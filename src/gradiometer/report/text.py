@@ -60,7 +60,7 @@ def _story(number: int, finding: Finding, consequences: Sequence[Finding]) -> Re
         ("cause", finding.cause, ""),
         ("do", " · ".join(finding.remedies), ""),
         ("wrong if", finding.wrong_if, "dim"),
-        *(("follows from it", consequence.brief, "") for consequence in consequences),
+        *((consequence.link, consequence.brief, "") for consequence in consequences),
     ):
         if text:
             line = Text()

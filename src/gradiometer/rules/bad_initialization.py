@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from gradiometer.records import Finding, ParameterReading, Reading, Severity, SiteReading
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import tasks as cases
-from gradiometer.rules.depth import MOVING
+from gradiometer.rules.depth import MOVING, takes_part
 from gradiometer.rules.patience import severity
 
 FAR = 1.0
@@ -56,7 +57,8 @@ def check(patient: Patient) -> list[Finding]:
         if not far and (len(adding) < 3 or whole < TOGETHER):
             continue
         hopeless = bool(far) and whole >= TOGETHER and (sign > 0 or _still(far))
-        severe = severity(patient, stalled="critical", unknown="warning" if hopeless else "info")
+        adapted = patient.progress.little and takes_part(patient)
+        severe = severity(patient, stalled="info" if adapted else "critical", unknown="warning" if hopeless else "info")
         if severe != "info":
             found.append(_finding(far or off, off, whole, severe))
     return found
@@ -68,7 +70,7 @@ def _layers(reading: Reading) -> list[_Layer]:
     places = [i for i, row in enumerate(reading.sites) if row.site.cause == "weights"]
     main = {row.parameter for row in reading.ledger.main if row.parameter is not None}
     out = []
-    for place, following in zip(places, [*places[1:], None], strict=False):
+    for place, following in zip_longest(places, places[1:]):
         row = reading.sites[place]
         p = weights.pop(f"{row.name}.weight", None)
         behind = [r for r in reading.sites[place + 1 : following] if r.site.operation not in _PASSING]

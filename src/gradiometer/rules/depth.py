@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -24,6 +25,9 @@ MOVING = 1e-5
 
 A hundredth of the usual 1e-3 (Karpathy, CS231n): its own size in 100,000 steps, a training of some length.
 """
+
+
+_UNKNOWN: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,14 @@ class Profile:
         } | self.attribution.evidence()
 
 
-def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
+def parameters_of(readings: Sequence[Reading]) -> dict[str, str]:
+    """The parameter of each weight layer, by the name of its site, as far as ledgers tell."""
+    return {row.site: row.parameter for r in readings for row in r.ledger if row.parameter is not None}
+
+
+def profile(
+    reading: Reading, model: str, *, vanishing: bool, parameters: Mapping[str, str] = _UNKNOWN
+) -> Profile | None:
     """The profile of one model in one reading, ``None`` where there is none to speak of.
 
     Norms and not rms: a layer that passes signals on unharmed keeps the norm of the gradient whatever it does to width
@@ -100,7 +111,7 @@ def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
     weights = [row for row in sites if row.site.cause == "weights"]
     if any(row.grad_nonfinite for row in weights):
         return None
-    axis, layers = _layers(weights)
+    axis, layers = _layers(weights, parameters or parameters_of((reading,)))
     through_time = max((r for r in reading.recurrences if r.model == model), key=lambda r: r.steps, default=None)
     if len(layers) < SHALLOWEST and through_time is not None and through_time.steps >= SHORTEST:
         axis = "time step"
@@ -126,13 +137,17 @@ def profile(reading: Reading, model: str, *, vanishing: bool) -> Profile | None:
     )
 
 
-def _layers(weights: Sequence[SiteReading]) -> tuple[str, tuple[Layer, ...]]:
-    """The layers in order; the calls of one that is called several times are one layer, or are the steps of time."""
+def _layers(weights: Sequence[SiteReading], parameters: Mapping[str, str]) -> tuple[str, tuple[Layer, ...]]:
+    """The layers in order; the calls of one that is called several times are one layer, or are the steps of time.
+
+    Functional calls of one place with other parameters are other layers.
+    """
     names = {row.name for row in weights}
     calls: dict[str, list[SiteReading]] = {}
     for row in weights:
         base, _, number = row.name.rpartition(".")
-        calls.setdefault(base if number.isdigit() and base in names else row.name, []).append(row)
+        again = number.isdigit() and base in names and parameters.get(row.name) == parameters.get(base)
+        calls.setdefault(base if again else row.name, []).append(row)
     longest = max(calls.values(), key=len, default=[])
     if len(calls) < SHALLOWEST and len(longest) >= SHORTEST:
         return "time step", tuple(Layer(row.name, row.grad_norm or 0.0) for row in longest)
@@ -161,16 +176,18 @@ def profiles(patient: Patient, *, vanishing: bool) -> list[Profile]:
     then may be hidden by what came of it.
     """
     out = []
+    known = parameters_of(patient.traced)
     for model in dict.fromkeys(row.site.model for row in patient.last.sites):
-        recent = [p for r in patient.recent[-RECENT:] if (p := profile(r, model, vanishing=vanishing)) is not None]
+        of = partial(profile, model=model, vanishing=vanishing, parameters=known)
+        recent = [p for r in patient.recent[-RECENT:] if (p := of(r)) is not None]
         if not recent:  # a fused recurrent layer, of which only ledgers show the steps
             traced = sorted(patient.traced, key=lambda r: r.step)
-            recent = [p for r in traced[-1:] if (p := profile(r, model, vanishing=vanishing)) is not None]
+            recent = [p for r in traced[-1:] if (p := of(r)) is not None]
         if not recent:
             continue
         middle = {name: median(getattr(p, name) for p in recent) for name in ("decades", "least")}
         chosen = replace(recent[-1], **middle)
-        first = profile(patient.early[0], model, vanishing=vanishing) if patient.early else None
+        first = of(patient.early[0]) if patient.early else None
         stillborn = patient.progress.learning is False and not patient.progress.ever
         if first is not None and stillborn and math.isfinite(first.least):
             worse = first.least < chosen.least if vanishing else first.least > chosen.least
@@ -183,9 +200,10 @@ def profiles(patient: Patient, *, vanishing: bool) -> list[Profile]:
 
 def onset(patient: Patient, limit: float, *, vanishing: bool) -> int:
     """The first step at which the decades are beyond a limit."""
+    known = parameters_of(patient.traced)
     for reading in patient.readings:
         for model in dict.fromkeys(row.site.model for row in reading.sites):
-            found = profile(reading, model, vanishing=vanishing)
+            found = profile(reading, model, vanishing=vanishing, parameters=known)
             if found is not None and (found.least <= limit if vanishing else found.least >= limit):
                 return reading.step
     return patient.last.step

@@ -7,6 +7,7 @@ from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.curve import Curve, curve, finite
 from gradiometer.rules.hints import DRIFT, drift, without_warm_up
+from gradiometer.rules.reversed_sign import reversed_sign
 from gradiometer.rules.steps import LONG, gradients, length, reach
 
 TWICE = 1.0
@@ -27,8 +28,9 @@ that does not grow either oscillates."""
 
 def check(patient: Patient) -> list[Finding]:
     """One finding for a loss that is maximized, or ends far above its beginning and above a constant guess."""
-    if _maximized(patient):
-        return [_ascent(patient)]
+    turned = reversed_sign(patient)
+    if turned is not None:
+        return [turned]
     values = finite(patient.losses)
     shape = curve(values)
     if shape is None or not patient.alone or patient.progress.learning:
@@ -84,39 +86,6 @@ def check(patient: Patient) -> list[Finding]:
 def _stays(shape: Curve) -> bool:
     """Whether the newest losses are where they were a quarter of the training before, and swing no more than noise."""
     return shape.level >= 0.7 * shape.parts[2] and shape.swing < STILL * abs(shape.level)
-
-
-def _maximized(patient: Patient) -> bool:
-    """Whether a loss that cannot be negative is made so by a factor before backward, and goes down from there."""
-    tasks = patient.last.tasks if patient.recent else ()
-    if len(tasks) != 1 or not patient.alone:
-        return False
-    task, operations = tasks[0], patient.last.loss_operations
-    low, high = task.targets or (0.0, 0.0)
-    positive = {
-        "nll_loss": task.before[:1] == ("log_softmax",),
-        "binary_cross_entropy": low >= 0 and high <= 1,
-        "binary_cross_entropy_with_logits": low >= 0 and high <= 1,
-    }.get(task.loss, True)
-    flipped = len(operations) > 1 and operations[0] in ("neg", "mul") and operations[1] == task.loss
-    return positive and flipped and (patient.last.loss or 0.0) < 0
-
-
-def _ascent(patient: Patient) -> Finding:
-    loss = patient.last.tasks[0].loss
-    return Finding(
-        kind="diverging_loss",
-        severity="critical",
-        sites=("loss",),
-        evidence={"loss": patient.last.loss, "operations": patient.last.loss_operations, "onset": 0},
-        cause="the sign of the loss is wrong",
-        explanation=(
-            f"backward was called on {patient.last.loss:.3g}, though {loss} cannot be negative: its sign was turned "
-            "round on the way, so that every step makes the true loss larger."
-        ),
-        remedies=("leave out the minus before the loss", "maximize=True in the optimizer, if that was meant"),
-        wrong_if="the loss is an adversary's, which is meant to be maximized",
-    )
 
 
 def _grown(patient: Patient) -> float:

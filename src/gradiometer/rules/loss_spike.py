@@ -10,7 +10,7 @@ from gradiometer.records import Finding
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.curve import MAD, finite
-from gradiometer.rules.steps import gradients, length
+from gradiometer.rules.steps import LONG, gradients, length, weights
 
 WINDOW = 40
 """Losses before a step that make its recent range."""
@@ -29,8 +29,16 @@ losses twice as large as those before every few hundred steps."""
 ODD = 20.0
 """The same of losses that may be negative, which double and halve for no reason."""
 
-TOP = 1.5
-"""Height of a spike in constant guesses (or in losses of the beginning): below that an odd example explains it."""
+ALONE = 0.5
+"""Share of a spike's height at which the next losses are where one bad batch made it. Where they stay up, with weights
+that were not thrown anywhere, the task has changed."""
+
+MOVED = 0.1
+"""Change of the weights' norm (its logarithm) from the reading before to the one after that is more than the learning
+in between brings: a step as long as half of the weights, at a right angle to them."""
+
+TOP = 0.5
+"""Height of a spike in constant guesses (or in losses of the beginning): below that it does no harm."""
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -43,8 +51,11 @@ def check(patient: Patient) -> list[Finding]:
         return []
     times, at = max(found)
     step = patient.losses[at][0]
-    after = values[at + 1 :]
-    back = next((k for k, v in enumerate(after, 1) if v <= 2 * _before(values, at)), None)
+    back = next((k for k, v in enumerate(values[at + 1 :], 1) if v <= 2 * _before(values, at)), None)
+    thrown = _thrown(patient, step)
+    following = values[at + 1 : at + 4]
+    if not thrown and back is not None and following and median(following) > ALONE * values[at]:
+        return []  # the weights are where they were, and what they are asked for has changed
     near = {r.step: r for r in patient.readings if abs(r.step - step) <= 1}
     told = "; ".join(
         f"step {k}: gradient {gradients(r):.2g}, update {length(r) or 0:.1e} of the weights" for k, r in near.items()
@@ -62,9 +73,10 @@ def check(patient: Patient) -> list[Finding]:
                 "times": times,
                 "spikes": len(found),
                 "steps_until_it_came_back": back,
+                "weights_thrown": thrown,
                 "onset": step,
             },
-            cause="one step too long, or one batch unlike the others",
+            cause="one step too long" if thrown else "one batch unlike the others",
             explanation=(
                 f"At step {step} the loss is {values[at]:.3g}, {times:.2g} times what it was in the steps before "
                 f"({_before(values, at):.3g}), and {recovered}." + (f" Measured near it: {told}." if told else "")
@@ -73,6 +85,16 @@ def check(patient: Patient) -> list[Finding]:
             wrong_if="the task was changed on purpose at that step (a new data set, a new stage)",
         )
     ]
+
+
+def _thrown(patient: Patient, step: int) -> bool:
+    """Whether a long step was seen there, or the weights have another size than before."""
+    readings = sorted({r.step: r for r in patient.readings}.values(), key=lambda r: r.step)
+    if any((length(r) or 0.0) >= LONG for r in readings if abs(r.step - step) <= 1):
+        return True
+    before = [weights(r) for r in readings if r.step < step]
+    after = [weights(r) for r in readings if r.step > step]
+    return bool(before and after and before[-1] > 0 and abs(math.log(after[0] / before[-1])) > MOVED)
 
 
 def _before(values: Sequence[float], i: int) -> float:

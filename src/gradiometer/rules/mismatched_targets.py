@@ -1,9 +1,8 @@
-"""Targets that the output cannot meet: out of its range, of another shape, or with the sign of the loss reversed."""
+"""Targets that the output cannot meet: out of its range, or of another shape."""
 
 from __future__ import annotations
 
 import math
-from itertools import takewhile
 
 from gradiometer.records import Reading, Severity, Task
 from gradiometer.rules.mismatch import BINARY, BOUNDED, DIFFERENCES, LARGE, SMALL, Mismatch, nearest
@@ -67,8 +66,10 @@ def binary_targets(task: Task, reading: Reading) -> Mismatch | None:
 
 def stretched(task: Task, reading: Reading) -> Mismatch | None:
     """Shapes that were broadcast: N outputs against N targets become N times N pairs."""
-    if not task.broadcast or task.targets is None or task.spread is None or task.outputs is None:
+    if not task.broadcast:
         return None
+    if task.targets is None or task.spread is None or task.outputs is None:
+        return _pairs(task)  # by hand: known from the shapes alone
     ranges = [pair[1] - pair[0] for pair in (task.outputs, task.targets)]
     if not ranges[1] > 0:
         return None  # one constant, as the labels of a discriminator: it fits every shape
@@ -79,60 +80,40 @@ def stretched(task: Task, reading: Reading) -> Mismatch | None:
     if not pairs and not (one_each and not any(flat)):
         # Targets along a dimension of the outputs that is not the examples': an ensemble, several steps. Mostly meant.
         return None
+    return _pairs(task) if pairs else _stretched(task)
+
+
+def _pairs(task: Task) -> Mismatch:
     n = task.examples
-    said = (
-        f"The network gives one number for each of {n} examples, and the loss compares every one with the targets of "
-        f"all {n}: the shapes ({n}, 1) and ({n},) were broadcast to ({n}, {n}). The best answer is then the mean "
-        "target for all."
-        if pairs
-        else f"The network gives one number for each of {n} examples, which is stretched to several targets each."
-    )
     return Mismatch(
-        cause="output and targets have different shapes, and the loss broadcasts them",
+        cause=_SHAPES,
         operation=task.loss,
-        explanation=said,
-        remedies=("targets of the shape of the output (targets.view_as(outputs))", "an output for every target"),
-        wrong_if="the shapes of size 1 are meant",
-        stalled="critical" if pairs else "warning",
-        unknown="warning" if pairs else "info",
-        learning="warning" if pairs else "info",
+        explanation=(
+            f"The network gives one number for each of {n} examples, and the loss compares every one with the targets "
+            f"of all {n}: the shapes ({n}, 1) and ({n},) were broadcast to ({n}, {n}). The best answer is then the "
+            "mean target for all."
+        ),
+        remedies=_SAME_SHAPE,
+        wrong_if=_MEANT,
         evidence={"examples": n, "spread_of_outputs_and_targets": task.spread},
     )
 
 
-def reversed_sign(task: Task, reading: Reading) -> Mismatch | None:
-    """A loss that cannot be negative, is, because its sign was turned around.
-
-    Not where all targets are the same, as the labels that a generator or a domain classifier is trained against.
-    """
-    loss, operations = reading.loss, reading.loss_operations
-    signs = tuple(takewhile(("neg", "mul", "div").__contains__, operations))
-    if (
-        loss is None
-        or not loss < 0
-        or len(reading.tasks) != 1
-        or operations[len(signs) : len(signs) + 1] != (task.loss,)
-    ):
-        return None
-    usual = task.loss in DIFFERENCES or (task.loss == "nll_loss" and task.before[:1] == ("log_softmax",))
-    if task.loss in BINARY:
-        usual = binary_targets(task, reading) is None
-    varied = task.targets is not None and task.targets[0] < task.targets[1]
-    sign = "neg" if "neg" in signs else "mul"
-    if not usual or not varied or task.examples < 2 or sign not in signs:
-        return None
-    name = _NAMES.get(task.loss, task.loss.replace("_", " "))
-    sure: Severity = "critical" if sign == "neg" else "warning"  # a factor may be a reward
+def _stretched(task: Task) -> Mismatch:
+    n = task.examples
     return Mismatch(
-        cause=f"the sign of the loss is turned around ({sign}): it is maximized",
-        operation=sign,
-        explanation=(
-            f"The loss is {loss:.3g}, and {name} cannot be negative: its sign is turned around before backward, and "
-            "every step makes the answers worse."
-        ),
-        remedies=("leave out the minus", "backward on the loss itself"),
-        wrong_if="it is meant to be maximized (an adversary, unlearning)",
-        unknown=sure,
-        learning=sure,
-        evidence={"loss": loss, "operations": operations[: len(signs) + 1]},
+        cause=_SHAPES,
+        operation=task.loss,
+        explanation=f"The network gives one number for each of {n} examples, stretched to several targets each.",
+        remedies=_SAME_SHAPE,
+        wrong_if=_MEANT,
+        stalled="warning",
+        unknown="info",
+        learning="info",
+        evidence={"examples": n, "spread_of_outputs_and_targets": task.spread},
     )
+
+
+_SHAPES = "output and targets have different shapes, and the loss broadcasts them"
+_SAME_SHAPE = ("targets of the shape of the output (targets.view_as(outputs))", "an output for every target")
+_MEANT = "the shapes of size 1 are meant"

@@ -13,24 +13,27 @@ _ROOTS = ("output_mismatch", "unscaled_inputs", "frozen_parameters", "symmetric_
 _TOO_LONG = ("oscillating_loss", "diverging_loss", "loss_spike")
 """What long steps do to the loss; they throw units into their flat or dead part too, unless these were born there."""
 
+_SHOWN_BY = (
+    *("attention_collapse", "rank_collapse", "dead_units", "saturated_units"),
+    *("vanishing_gradient", "exploding_gradient"),
+)
+"""What weights of a wrong scale do. It is named first, since that is what is seen and what its site tells, and the
+scale it was born with stands right behind it; a scale that shows in none of these ways is a finding of its own."""
+
 _EXPLAINS = {
     "attention_collapse": ("unscaled_inputs",),
-    "bad_initialization": ("unscaled_inputs", "attention_collapse"),
-    "rank_collapse": ("bad_initialization", "attention_collapse"),
-    "dead_units": ("unscaled_inputs", "output_mismatch", "bad_initialization", "exploding_gradient", *_TOO_LONG),
-    "saturated_units": ("unscaled_inputs", "output_mismatch", "bad_initialization", *_TOO_LONG),
-    "vanishing_gradient": (*_ROOTS, "bad_initialization", "attention_collapse", "dead_units", "saturated_units"),
-    "exploding_gradient": ("unscaled_inputs", "bad_initialization"),
+    "rank_collapse": ("attention_collapse",),
+    "dead_units": ("unscaled_inputs", "output_mismatch", "exploding_gradient", *_TOO_LONG),
+    "saturated_units": ("unscaled_inputs", "output_mismatch", *_TOO_LONG),
+    "vanishing_gradient": (*_ROOTS, "attention_collapse", "dead_units", "saturated_units"),
+    "exploding_gradient": ("unscaled_inputs",),
+    "bad_initialization": ("unscaled_inputs", *_SHOWN_BY),
     "loss_spike": ("unscaled_inputs", "bad_initialization", "exploding_gradient"),
     "oscillating_loss": (*_ROOTS, "bad_initialization", "exploding_gradient", "attention_collapse"),
     "diverging_loss": (*_ROOTS, "bad_initialization", "exploding_gradient", "attention_collapse"),
     "nonfinite": (
-        "output_mismatch",
-        "unscaled_inputs",
-        "bad_initialization",
-        "exploding_gradient",
-        "diverging_loss",
-        "oscillating_loss",
+        *("output_mismatch", "unscaled_inputs", "bad_initialization"),
+        *("exploding_gradient", "diverging_loss", "oscillating_loss"),
     ),
 }
 """What is explained by what, when both are found: the second comes first. A loss that stalls is explained by all."""
@@ -70,8 +73,12 @@ def _explains(a: Finding, b: Finding) -> bool:
         # Where tokens or nodes are averaged into one no gradient comes back; else both come of the layers' weights.
         mixed = a.evidence.get("mixing") or b.evidence.get("mixing")
         return a.kind == ("rank_collapse" if mixed else "vanishing_gradient")
+    if {a.kind, b.kind} == {"exploding_gradient", "vanishing_gradient"}:
+        return earlier < later
     if a.kind in _TOO_LONG and b.kind in ("dead_units", "saturated_units"):
         return later > 0 and earlier <= later
+    if b.kind == "bad_initialization":
+        return a.kind in _EXPLAINS[b.kind]
     if a.kind in _EXPLAINS.get(b.kind, ()):
         return earlier <= later
-    return b.kind in _EXPLAINS.get(a.kind, ()) and earlier < later
+    return a.kind != "bad_initialization" and b.kind in _EXPLAINS.get(a.kind, ()) and earlier < later

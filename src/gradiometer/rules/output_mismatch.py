@@ -10,7 +10,8 @@ from gradiometer.rules.base import RECENT, Case, Patient, Rule
 from gradiometer.rules.cases import tasks as cases
 from gradiometer.rules.mismatch import Mismatch
 from gradiometer.rules.mismatched_logits import bounded_logits, log_softmax_twice, raw_scores, single_class
-from gradiometer.rules.mismatched_targets import binary_targets, reversed_sign, stretched, targets_beyond
+from gradiometer.rules.mismatched_targets import binary_targets, stretched, targets_beyond
+from gradiometer.rules.patience import severity
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -18,25 +19,24 @@ def check(patient: Patient) -> list[Finding]:
     newest = [reading for reading in patient.recent[-RECENT:] if reading.tasks]
     if not newest:
         return []
-    always = set.intersection(*({m.cause for m in _all(reading, patient.alone)} for reading in newest))
+    always = set.intersection(*({m.cause for m in _all(reading)} for reading in newest))
     out: dict[str, Finding] = {}
-    for mismatch in _all(newest[-1], patient.alone):
+    for mismatch in _all(newest[-1]):
         if mismatch.cause in always and mismatch.cause not in out:
             out[mismatch.cause] = _finding(patient, newest[-1], mismatch)
     return list(out.values())
 
 
-def _all(reading: Reading, alone: bool) -> list[Mismatch]:
-    return [mismatch for task in reading.tasks for mismatch in _find(task, reading, alone)]
+def _all(reading: Reading) -> list[Mismatch]:
+    return [mismatch for task in reading.tasks for mismatch in _find(task, reading)]
 
 
-def _find(task: Task, reading: Reading, alone: bool) -> list[Mismatch]:
-    """Everything that is wrong with one task, the most certain first; an adversary may well maximize a loss."""
+def _find(task: Task, reading: Reading) -> list[Mismatch]:
+    """Everything that is wrong with one task, the most certain first."""
     found = (
         single_class(task, reading),
         raw_scores(task, reading),
         binary_targets(task, reading),
-        reversed_sign(task, reading) if alone else None,
         bounded_logits(task),
         log_softmax_twice(task),
         stretched(task, reading),
@@ -47,12 +47,12 @@ def _find(task: Task, reading: Reading, alone: bool) -> list[Mismatch]:
 
 def _finding(patient: Patient, reading: Reading, mismatch: Mismatch) -> Finding:
     place = _place(reading, mismatch.operation)
-    severity = patient.severity(stalled=mismatch.stalled, unknown=mismatch.unknown, learning=mismatch.learning)
-    seen = (r.step for r in patient.readings if any(m.cause == mismatch.cause for m in _all(r, patient.alone)))
+    severe = severity(patient, stalled=mismatch.stalled, unknown=mismatch.unknown, learns=mismatch.learning)
+    seen = (r.step for r in patient.readings if any(m.cause == mismatch.cause for m in _all(r)))
     onset = min(seen, default=reading.step)
     return Finding(
         kind="output_mismatch",
-        severity=severity,
+        severity=severe,
         sites=(place, "loss") if place != "loss" else ("loss",),
         evidence={"step": reading.step, "onset": onset, "operation": mismatch.operation, **mismatch.evidence},
         cause=mismatch.cause,
@@ -173,7 +173,6 @@ RULE = Rule(
             "(N, 1) against (N,)",
             cases.asked("mse_loss", ("linear",), spread=(1.0, 0.0), broadcast=True, units=1, loss="stalled"),
         ),
-        Case("the sign turned around", cases.asked("nll_loss", _ONE_HOT, minus="neg", loss="learning")),
     ),
     healthy=(
         Case("cross-entropy of raw scores", cases.asked("nll_loss", _ONE_HOT, loss="stalled")),

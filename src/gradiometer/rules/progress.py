@@ -20,6 +20,10 @@ with its beginning, a freshly made output layer that learns nothing but the freq
 tenth of it away. A fifth is twice that.
 """
 
+LITTLE = 0.05
+"""Share of a constant guess, beyond the noise, from which on something was learned that looks at the input: the guess
+itself is known to a few hundredths. Whether a noisy target holds more than that, nobody can say."""
+
 KEPT = 0.5
 """Share of the best improvement that must still be there: a training that had learned and lost half of it is ill."""
 
@@ -50,6 +54,11 @@ class Progress:
     gap: float = 0.0
     noise: float = 0.0
 
+    @property
+    def little(self) -> bool:
+        """Whether it has learned something, though not much: of a noisy target that may be all there is."""
+        return self.guess is not None and self.gap > LITTLE + 3 * self.noise
+
 
 def progress(losses: Sequence[tuple[int, float]], readings: Sequence[Reading] = ()) -> Progress:
     """Compares the newest losses with the loss of a constant guess, or with the first ones where that is not known.
@@ -76,11 +85,12 @@ def progress(losses: Sequence[tuple[int, float]], readings: Sequence[Reading] = 
     finite = math.isfinite(losses[-1][1])
     scale = abs(reference) or 1.0
     learning: bool | None = reference - current >= enough and kept and finite
+    # 1.4826 makes a standard deviation of a median distance.
+    noise = 1.4826 * spread / math.sqrt(length) / scale
+    gap = (reference - current) / scale
     if not learning and kept and guess is not None and initial < TRAINED * guess and finite:
         learning = None  # trained before, and on its plateau now
-    # 1.4826 makes a standard deviation of a median distance, 1.25 its standard error of a median's.
-    noise = 1.25 * 1.4826 * spread / math.sqrt(length) / scale
-    return Progress(learning, ever, initial, current, guess, (reference - current) / scale, noise)
+    return Progress(learning, ever, initial, current, guess, gap, noise)
 
 
 def _level(values: Sequence[float]) -> float:

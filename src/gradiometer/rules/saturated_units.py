@@ -9,6 +9,7 @@ from gradiometer.records import Finding, Reading, SiteReading
 from gradiometer.rules import cases, vanishing_gradient
 from gradiometer.rules.base import RECENT, Case, Patient, Rule, gain, percent
 from gradiometer.rules.depth import profiles, takes_part
+from gradiometer.rules.progress import LITTLE
 
 MOST = 0.5
 """Fraction of a layer's values on the flat part: half the examples then teach the average unit nothing."""
@@ -16,8 +17,6 @@ MOST = 0.5
 NEARLY_ALL = 0.9
 """Fraction of a layer's values on the flat part that leaves nothing to the average unit."""
 
-FLAT = 0.05
-"""Share of a constant guess by which a loss above it is no noise, see `stalled_training`."""
 
 _SQUASHING = frozenset({"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign"})
 
@@ -26,7 +25,9 @@ def check(patient: Patient) -> list[Finding]:
     """One finding for all hidden layers whose values lie on the flat part, none where the training learns well."""
     # An output is flat where the network is sure; where that costs more than a constant guess it is sure of what is
     # wrong, and has no gradient to find out.
-    astray = patient.progress.learning is False and patient.progress.guess is not None and patient.progress.gap < -FLAT
+    astray = (
+        patient.progress.learning is False and patient.progress.guess is not None and patient.progress.gap < -LITTLE
+    )
     sites = {row.name: row for row in squashing(patient.last, outputs=astray)}
     fractions = {name: _recent(patient, name) for name in sites}
     seen = {name: s for name, s in fractions.items() if s >= MOST}

@@ -8,7 +8,8 @@ from gradiometer.records import Finding, Severity
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.hints import without_warm_up
-from gradiometer.rules.steps import length, rate, reach, typical, weights
+from gradiometer.rules.progress import LITTLE
+from gradiometer.rules.steps import length, reach, typical, weights
 
 SHORT = 0.05
 """Share of the loss that all steps together can at most have removed, below which they are too short.
@@ -16,24 +17,17 @@ SHORT = 0.05
 A bound from above (see `reach`), and a loss falls by a twentieth only if every step went straight downhill.
 """
 
-LONGER = 10_000
-"""Further steps for which a short training is given the benefit of the doubt, as long as it has fewer than `MANY`."""
-
 MANY = 100
-"""Steps from which on a training is judged by what it has had, and not by what might come."""
+"""Steps from which on a training is judged by what it has had, and not by what a warm-up may yet bring."""
 
 RISING = 1.5
 """Factor by which the steps have grown in the second half of a training that is warming up (a linear one doubles)."""
 
 DECAYED = 0.03
-"""Share of its longest steps to which a schedule has let the steps fall: what is left of a cosine after nine tenths."""
+"""Share of its largest learning rate that a schedule has left: what is left of a cosine after nine tenths of it."""
 
 PULLED = 0.1
 """Share of the norm at birth that is left of weights that decay holds down."""
-
-FLAT = 0.05
-"""Share of the constant guess that must be gone for something to have been learned: the guess itself is known to a
-few hundredths."""
 
 PATIENCE = 200
 """Steps at a constant guess, with steps of a good length, after which that is worth a word."""
@@ -48,7 +42,7 @@ def check(patient: Patient) -> list[Finding]:
     far = typical(patient.recent, reach)
     moved = typical(patient.recent, length)
     reference = progress.guess if progress.guess is not None else progress.initial
-    if far is None or reference is None or progress.gap >= FLAT:
+    if far is None or reference is None or progress.gap >= LITTLE:
         return []
     share = far * count / (abs(reference) or 1.0)
     evidence: dict[str, object] = {
@@ -65,11 +59,11 @@ def check(patient: Patient) -> list[Finding]:
     why = _why(patient)
     if not patient.alone or _warming_up(patient):
         return []
-    if share < SHORT and (count >= MANY or share * LONGER / count < SHORT):
+    if share < SHORT and count >= MANY:
         cause, todo, evidence["made_by_the_optimizer"] = why or _SHORT
         said += f" A step moves the weights by {moved or 0.0:.1e} of their size; all of them together can have removed "
         return [_finding("critical", evidence, cause, f"{said}{share:.1g} of the loss at most: {cause}.", todo)]
-    if progress.guess is None or abs(progress.gap) >= FLAT or count < (MANY if why else PATIENCE):
+    if progress.guess is None or abs(progress.gap) >= LITTLE or count < (MANY if why else PATIENCE):
         return []
     cause, todo, evidence["made_by_the_optimizer"] = why or _UNKNOWN
     said += f" The weights move by {moved or 0.0:.1e} of their size a step, and it has no bearing on the loss: {cause}."
@@ -108,7 +102,7 @@ def _why(patient: Patient) -> _Why | None:
     if blocks := without_warm_up(patient):
         cause = f"{len(blocks)} normalizations behind a sum (post-norm) and no warm-up"
         return _Why(cause, ("warm-up of the learning rate", "pre-norm: the normalization inside the branch"))
-    rates = [value for r in patient.readings if (value := rate(r)) is not None]
+    rates = [r.learning_rate for r in patient.readings if r.learning_rate is not None]
     if rates and rates[-1] <= DECAYED * max(rates):
         cause = "the schedule has brought the learning rate down before anything was learned"
         return _Why(cause, ("a schedule that falls later", "a constant learning rate at first"), optimizer=True)

@@ -35,12 +35,6 @@ def length(reading: Reading) -> float | None:
     return updates / weights if matrices and weights > 0 else None
 
 
-def rate(reading: Reading) -> float | None:
-    """Norm of the update over norm of the gradient: the learning rate, where the optimizer is plain."""
-    moved, whole = length(reading), gradients(reading)
-    return moved * weights(reading) / whole if moved is not None and whole > 0 else None
-
-
 def weights(reading: Reading) -> float:
     """Norm of all weight matrices together."""
     return math.hypot(*(_norm(p, p.weight_rms) for p in _held(reading) if len(p.parameter.shape) > 1))

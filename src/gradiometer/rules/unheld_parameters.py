@@ -152,7 +152,7 @@ def _frozen_as_drawn(patient: Patient) -> Finding | None:
     return _finding(
         patient,
         frozen,
-        severity(patient, stalled="critical", unknown="info", learns="warning" if poorly(patient) else "info"),
+        severity(patient, stalled="critical", unknown="info", learns="info"),
         "layers frozen before they were trained",
         f"are frozen (requires_grad is False) at the scale at which {scheme} draws weights: nobody has trained them",
         ("pretrained weights loaded before freezing", "fewer layers frozen"),

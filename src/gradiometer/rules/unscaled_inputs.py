@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradiometer.records import Finding, Inputs, Reading, Severity, SiteReading
 from gradiometer.rules.base import Case, Patient, Rule, percent
 from gradiometer.rules.cases import tasks as cases
-from gradiometer.rules.patience import in_time, lasting, newest, poorly, severity
+from gradiometer.rules.patience import in_time, lasting, newest, severity
 
 CONDITION = (1e4, 1e6)
 """Condition numbers of the first layer from which on it is a warning and critical.
@@ -71,9 +71,8 @@ def check(patient: Patient) -> list[Finding]:
     harm, certain = _harm(patient.early[0] if patient.early else patient.last, worst)
     # Nothing is known of the loss yet: many a training digests such inputs, with Adam above all.
     unknown: Severity = "info" if not harm or worst.level < 2 else "critical" if certain else "warning"
-    poor = worst.level == 2 and certain and poorly(patient)
     stalled: Severity = "critical" if worst.level == 2 else "warning"
-    severe = severity(patient, stalled=stalled, unknown=unknown, learns="warning" if poor else "info")
+    severe = severity(patient, stalled=stalled, unknown=unknown, learns="info")
     if severe == "info" and worst.level < 2:
         return []
     return [_finding(patient, worst, severe, harm)]

@@ -73,7 +73,8 @@ def _severity(patient: Patient, profile: Profile) -> Severity | None:
         one_layer = profile.steepest >= ALONE and weights and profile.least > -math.inf
         doubtful = takes_part(patient) or one_layer or profile.axis != "layer"
         return "info" if doubtful or profile.least > CRITICAL else "critical"
-    if takes_part(patient) and len(patient.losses) < PATIENCE and _recovering(patient):
+    patient_yet = len(patient.losses) < PATIENCE and _recovering(patient)
+    if takes_part(patient) and (patient_yet or patient.progress.little):
         return "info"
     return "critical" if profile.least <= CRITICAL else "warning"
 

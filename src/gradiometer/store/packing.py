@@ -50,6 +50,7 @@ def pack(reading: Reading, number: Callable[[Identity], int]) -> bytes:
         "parameters_also": _extra(reading.parameters, _PARAMETER_EXTRA),
         "clipped": reading.clipped,
         "carried": reading.carried,
+        "learning_rate": reading.learning_rate,
         **to_plain(reading),
     }
     text = json.dumps(head).encode()
@@ -117,6 +118,7 @@ def unpack(data: bytes, identities: Mapping[int, Identity]) -> Reading:
         loss_operations=tuple(head["loss_operations"]),
         clipped=head["clipped"],
         carried=head["carried"],
+        learning_rate=head["learning_rate"],
         **from_plain(head),
     )
 

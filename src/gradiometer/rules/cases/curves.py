@@ -92,6 +92,7 @@ def training(
                 loss=losses[step][1],
                 parameters=tuple(parameters),
                 loss_operations=operations,
+                learning_rate=ratio,
             )
         )
     return Patient(readings[:3], readings, losses)
