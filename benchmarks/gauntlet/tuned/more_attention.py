@@ -15,7 +15,7 @@ SHARP = ("saturated_units", "bad_initialization", "stalled_training", "vanishing
 
 
 @CASES.sick("attention_collapse", sites=r"^read", also=SHARP, good=0.6)
-def temperature_of_a_thousandth(sick: bool) -> Training:
+def cosines_over_a_thousandth(sick: bool) -> Training:
     """Cosine attention in einsum, divided by a temperature of 0.001 where 0.1 was meant."""
 
     class Read(nn.Module):
