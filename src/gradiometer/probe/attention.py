@@ -33,8 +33,8 @@ def of_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
     if function in _SOFTMAX:
         named = _named("input dim", args, kwargs)
         logits, dim = named["input"], named.get("dim", -1)
-        if isinstance(dim, int) and logits.dim() >= 3 and dim % logits.dim() == logits.dim() - 1:
-            return _look(logits[:EXAMPLES])
+        if isinstance(dim, int) and logits.dim() >= 3 and dim % logits.dim():
+            return _look(logits[:EXAMPLES].movedim(dim, -1))
     if function is F.scaled_dot_product_attention:
         return _of_product(**_named(_FUSED, args, kwargs))
     return {}

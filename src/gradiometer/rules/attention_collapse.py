@@ -8,6 +8,7 @@ from itertools import pairwise
 from gradiometer.records import Finding, Reading, Severity, SiteReading
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import signals
+from gradiometer.rules.patience import poorly
 from gradiometer.rules.progress import ENOUGH, TRAINED
 
 ONE_PLACE = 0.05
@@ -34,10 +35,15 @@ FADING = 0.5
 FEW = 4
 """Places among which to choose one is no loss."""
 
+_MIXING = ("attention", "connection")
 _AHEAD = 6
 """Operations after a softmax among which its product with the values must be: masks, dropout, their projection."""
 
-_PRODUCTS = frozenset("matmul bmm einsum baddbmm mm".split())
+_PRODUCTS = frozenset("matmul bmm einsum baddbmm mm mul".split())  # or weighted one by one, and summed
+
+UNDECIDED = 0.15
+"""Entropy up to which logits of twice `FAR` count as a collapse as well: the few queries that are torn between two
+places keep an average up, and have no more of a gradient than the others. Position biases leave more."""
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -60,6 +66,8 @@ def _severity(patient: Patient, first: Reading, *, most: bool, whole: bool) -> S
     learning = patient.progress.learning
     if learning is False:
         return "critical" if most and whole else "warning"
+    if poorly(patient) and most and whole:
+        return "warning"
     if learning is None and most and whole and len(patient.losses) < ENOUGH and not _trained(first):
         return "warning"
     return "info" if most and whole else None
@@ -79,15 +87,17 @@ def _attends(reading: Reading) -> dict[str, SiteReading]:
             continue
         if row.site.operation == "softmax":
             ahead = [r for r in reading.sites[i + 1 : i + 1 + _AHEAD] if r.site.model == row.site.model]
-            multiplied = any(r.site.operation in _PRODUCTS and r.site.cause == "attention" for r in ahead)
-            if not multiplied or row.shape[-1] < FEW:
+            multiplied = any(r.site.operation in _PRODUCTS and r.site.cause in _MIXING for r in ahead)
+            places = row.shape[-1] if row.shape[-1] > 1 else row.shape[-2]
+            if not multiplied or places < FEW:
                 continue
         out[row.name] = row
     return out
 
 
 def _one_place(row: SiteReading) -> bool:
-    return _known(row.entropy, 1.0) <= ONE_PLACE and _known(row.sharpness, 0.0) >= FAR
+    entropy, distance = _known(row.entropy, 1.0), _known(row.sharpness, 0.0)
+    return (entropy <= ONE_PLACE and distance >= FAR) or (entropy <= UNDECIDED and distance >= 2 * FAR)
 
 
 def _known(value: float | None, otherwise: float) -> float:

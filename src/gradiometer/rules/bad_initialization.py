@@ -10,7 +10,7 @@ from itertools import zip_longest
 from gradiometer.records import Finding, ParameterReading, Reading, Severity, SiteReading
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import tasks as cases
-from gradiometer.rules.depth import MOVING, takes_part
+from gradiometer.rules.depth import MOVING, parameters_of, takes_part
 from gradiometer.rules.patience import severity
 
 FAR = 1.0
@@ -23,8 +23,8 @@ width of 768) at 0.55 of Glorot.
 OFF = 0.3
 """Decades (a factor of two) from which on a layer adds to what all of them do together; three make out `TOGETHER`."""
 
-TOGETHER = 3.0
-"""Decades by which layers one after the other change the signal: the limit of a vanishing gradient, for its reason."""
+TOGETHER = 2.0
+"""Decades by which layers one after the other change the signal: from there on a vanishing gradient is told as well."""
 
 _RECTIFIERS = frozenset("relu relu6 leaky_relu prelu rrelu elu celu gelu silu mish softplus hardswish".split())
 _SQUASHING = frozenset("sigmoid tanh hardtanh hardsigmoid softsign".split())  # nothing grows beyond one behind them
@@ -67,13 +67,16 @@ def check(patient: Patient) -> list[Finding]:
 def _layers(reading: Reading) -> list[_Layer]:
     """The weight layers whose scale matters: no normalization follows, and no sum takes them for a small branch."""
     weights = {p.name: p for p in reading.parameters if len(p.parameter.shape) > 1 and p.parameter.trainable}
+    names = parameters_of((reading,))
     places = [i for i, row in enumerate(reading.sites) if row.site.cause == "weights"]
     main = {row.parameter for row in reading.ledger.main if row.parameter is not None}
     out = []
     for place, following in zip_longest(places, places[1:]):
         row = reading.sites[place]
-        p = weights.pop(f"{row.name}.weight", None)
+        p = weights.pop(names.get(row.name, f"{row.name}.weight"), None)
         behind = [r for r in reading.sites[place + 1 : following] if r.site.operation not in _PASSING]
+        if p is not None and row.site.operation == "embedding" and p.weight_rms >= 10**FAR:
+            out.append(_Layer(row.name, p, 1.0, "", math.log10(p.weight_rms)))
         if p is None or row.site.operation in _ODD or any(r.site.cause == "normalization" for r in behind):
             continue
         act = next((r for r in behind if r.site.cause == "activation"), None)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from statistics import median
 
 from gradiometer.records import Finding, Reading
 from gradiometer.rules.base import Case, Patient, Rule, percent
 from gradiometer.rules.cases import signals
 from gradiometer.rules.depth import MOVING
+from gradiometer.rules.stalled_training import SHORT
+from gradiometer.rules.steps import reach, typical
 
 CLIPPED = 0.99
 """Factor below which a step counts as clipped: the norms are taken over a sample, in float32."""
@@ -44,7 +48,9 @@ def check(patient: Patient) -> list[Finding]:
         return []
     fastest = max(ratios, key=ratios.__getitem__)
     # Without clipping the steps would be long enough: it is not the learning rate that is too small.
-    if ratios[fastest] >= MOVING or ratios[fastest] / factor < MOVING:
+    share = _removable(patient, readings)
+    held_back = ratios[fastest] < MOVING or share < SHORT <= share / factor
+    if not held_back or ratios[fastest] / factor < MOVING:
         return []
     names = sorted(ratios, key=ratios.__getitem__)
     onset = next((r.step for r in patient.readings if r.clipped is not None and r.clipped <= LITTLE), readings[0].step)
@@ -77,6 +83,14 @@ def check(patient: Patient) -> list[Finding]:
             wrong_if="the weights do not move any faster with a higher threshold",
         )
     ]
+
+
+def _removable(patient: Patient, readings: Sequence[Reading]) -> float:
+    """The part of the loss that all steps of the training together can have removed, see `stalled_training`."""
+    progress = patient.progress
+    reference = progress.guess if progress.guess is not None else progress.initial
+    far = typical(readings, reach)
+    return far * len(patient.losses) / abs(reference) if far is not None and reference else math.inf
 
 
 def _ratios(readings: list[Reading]) -> dict[str, float]:

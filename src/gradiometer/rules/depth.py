@@ -143,16 +143,25 @@ def _layers(weights: Sequence[SiteReading], parameters: Mapping[str, str]) -> tu
     Functional calls of one place with other parameters are other layers.
     """
     names = {row.name for row in weights}
+    bases = {row.name: _base(row.name, names) for row in weights}
+    held: dict[str, set[str]] = {}
+    for name, base in bases.items():
+        held.setdefault(base, set()).update({parameters[name]} if name in parameters else ())
     calls: dict[str, list[SiteReading]] = {}
     for row in weights:
-        base, _, number = row.name.rpartition(".")
-        again = number.isdigit() and base in names and parameters.get(row.name) == parameters.get(base)
-        calls.setdefault(base if again else row.name, []).append(row)
+        base = bases[row.name]
+        calls.setdefault(base if len(held[base]) <= 1 else row.name, []).append(row)
     longest = max(calls.values(), key=len, default=[])
     if len(calls) < SHALLOWEST and len(longest) >= SHORTEST:
         return "time step", tuple(Layer(row.name, row.grad_norm or 0.0) for row in longest)
     layers = (Layer(name, math.hypot(*(row.grad_norm or 0.0 for row in rows))) for name, rows in calls.items())
     return "layer", tuple(layers)
+
+
+def _base(name: str, names: set[str]) -> str:
+    """The name without the number of the call, where it has one."""
+    base, _, number = name.rpartition(".")
+    return base if number.isdigit() and base in names else name
 
 
 def _log_ratio(a: float, b: float) -> float:

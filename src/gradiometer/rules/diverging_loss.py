@@ -18,6 +18,9 @@ WILD = 9.0
 """The same where it is not known what a constant guess costs, and the loss may have grown since the task did (targets
 that are made by the network itself): ten times the beginning."""
 
+RUNAWAY = 999.0
+"""The same beside another optimizer: an adversary's loss is meant to rise, though not to a thousand times itself."""
+
 TENFOLD = 10.0
 """Growth of the gradient's norm that goes with a loss that is running away."""
 
@@ -33,12 +36,13 @@ def check(patient: Patient) -> list[Finding]:
         return [turned]
     values = finite(patient.losses)
     shape = curve(values)
-    if shape is None or not patient.alone or patient.progress.learning:
+    if shape is None or patient.progress.learning:
         return []
     guess = patient.progress.guess
     start = max(abs(values[0]), abs(guess or 0.0))
     rise = (shape.level - max(values[0], guess if guess is not None else values[0])) / (start or 1.0)
-    if rise <= (TWICE if guess is not None else WILD) or not (shape.growing or _stays(shape)):
+    limit = RUNAWAY if not patient.alone else TWICE if guess is not None else WILD
+    if rise <= limit or not (shape.growing or _stays(shape)):
         return []
     longest = max((s for r in patient.readings if (s := length(r)) is not None), default=0.0)
     grown = _grown(patient)

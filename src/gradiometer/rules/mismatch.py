@@ -30,7 +30,10 @@ BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One mistake: where it stands (``operation``), what to say of it, and how bad it is by how the loss goes."""
+    """One mistake: where it stands (``operation``), what to say of it, and how bad it is by how the loss goes.
+
+    ``poor`` is for a training that learns and leaves most of the loss, where that differs.
+    """
 
     cause: str
     operation: str
@@ -40,6 +43,7 @@ class Mismatch:
     stalled: Severity = "critical"
     unknown: Severity = "warning"
     learning: Severity = "warning"
+    poor: Severity | None = None
     evidence: Mapping[str, object] = field(default_factory=dict)
 
 

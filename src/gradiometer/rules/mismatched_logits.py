@@ -81,6 +81,7 @@ def bounded_logits(task: Task) -> Mismatch | None:
         stalled="critical" if twice or share >= LARGE else "warning",
         unknown="warning" if twice or (share >= LARGE and operation in _NARROW) else "info",
         learning="warning" if twice else "info",
+        poor="warning" if share >= LARGE else "info",
         evidence={"floor": floor, "constant_guess": guess, "logits": (low, high), "classes": task.width},
     )
 

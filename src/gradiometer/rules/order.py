@@ -77,8 +77,10 @@ def _explains(a: Finding, b: Finding) -> bool:
         return earlier < later
     if a.kind in _TOO_LONG and b.kind in ("dead_units", "saturated_units"):
         return later > 0 and earlier <= later
-    if b.kind == "bad_initialization":
-        return a.kind in _EXPLAINS[b.kind]
+    if b.kind == "bad_initialization":  # what came later is what these weights have done, and not how they show
+        return a.kind in _EXPLAINS[b.kind] and earlier == 0
+    if a.kind == "bad_initialization" and b.kind in _SHOWN_BY:
+        return later > 0
     if a.kind in _EXPLAINS.get(b.kind, ()):
         return earlier <= later
-    return a.kind != "bad_initialization" and b.kind in _EXPLAINS.get(a.kind, ()) and earlier < later
+    return b.kind in _EXPLAINS.get(a.kind, ()) and earlier < later

@@ -29,8 +29,8 @@ def check(patient: Patient) -> list[Finding]:
     progress = patient.progress
     if shape is None or len(values) < ENOUGH or not patient.alone or progress.learning is not False:
         return []
-    if diverging_loss.RULE.check(patient):
-        return []
+    if diverging_loss.RULE.check(patient) or (patient.failed and progress.gap > 0):
+        return []  # what came to its end in a NaN was on its way down until then
     wide = shape.swing / (abs(shape.level) or 1.0)
     moved = typical(patient.recent, length, last=10)
     ahead = [far / abs(r.loss) for r in patient.recent if r.loss and (far := reach(r)) is not None]

@@ -11,7 +11,7 @@ from gradiometer.rules.cases import tasks as cases
 from gradiometer.rules.mismatch import Mismatch
 from gradiometer.rules.mismatched_logits import bounded_logits, log_softmax_twice, raw_scores, single_class
 from gradiometer.rules.mismatched_targets import binary_targets, stretched, targets_beyond
-from gradiometer.rules.patience import severity
+from gradiometer.rules.patience import poorly, severity
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -47,7 +47,8 @@ def _find(task: Task, reading: Reading) -> list[Mismatch]:
 
 def _finding(patient: Patient, reading: Reading, mismatch: Mismatch) -> Finding:
     place = _place(reading, mismatch.operation)
-    severe = severity(patient, stalled=mismatch.stalled, unknown=mismatch.unknown, learns=mismatch.learning)
+    learns = mismatch.poor if mismatch.poor is not None and poorly(patient) else mismatch.learning
+    severe = severity(patient, stalled=mismatch.stalled, unknown=mismatch.unknown, learns=learns)
     seen = (r.step for r in patient.readings if any(m.cause == mismatch.cause for m in _all(r)))
     onset = min(seen, default=reading.step)
     return Finding(

@@ -88,7 +88,9 @@ def progress(losses: Sequence[tuple[int, float]], readings: Sequence[Reading] = 
     # 1.4826 makes a standard deviation of a median distance.
     noise = 1.4826 * spread / math.sqrt(length) / scale
     gap = (reference - current) / scale
-    if not learning and kept and guess is not None and initial < TRAINED * guess and finite:
+    # A first loss may be low by chance, ten of them are not.
+    trained = guess is not None and max(initial, _level(values[:10])) < TRAINED * guess
+    if not learning and kept and trained and finite:
         learning = None  # trained before, and on its plateau now
     return Progress(learning, ever, initial, current, guess, gap, noise)
 

@@ -37,6 +37,7 @@ LOST = 2.0
 """Decades of 1 - c that must be gone since the first layers: inputs that come alike are no loss by depth."""
 
 _FLOOR = 1e-7
+_LAYERS = ("weights", "attention")  # a product with an adjacency matrix has no weights, and averages all the same
 
 Between = Literal["examples", "tokens"]
 
@@ -59,9 +60,12 @@ def check(patient: Patient) -> list[Finding]:
     out: list[Finding] = []
     for model in dict.fromkeys(row.site.model for row in readings[-1].sites) if readings else ():
         for between in ("examples", "tokens"):
-            found = collapse(readings[-1], model, between)
+            found, birth = (collapse(r, model, between) for r in (readings[-1], readings[0]))
+            progress = patient.progress
+            if progress.learning is False and not progress.little and len(patient.losses) >= PATIENCE:
+                found = found or birth  # it has parted them since, and learned nothing from it
             if found is not None:
-                born = collapse(readings[0], model, between) is not None
+                born = birth is not None
                 severity = _severity(patient, found, born)
                 if severity is not None:
                     out.append(_finding(found, severity, readings, model, born))
@@ -90,8 +94,8 @@ def collapse(reading: Reading, model: str, between: Between) -> Collapse | None:
     while start and known[start - 1][2] <= (SAME if between == "examples" else BLENDED):
         start -= 1
     stretch, earlier = known[start:], known[:start]
-    layers = [(row, apart) for _, row, apart in stretch if row.site.cause == "weights"]
-    origin = [(row, apart) for _, row, apart in earlier if row.site.cause == "weights"]
+    layers = [(row, apart) for _, row, apart in stretch if row.site.cause in _LAYERS]
+    origin = [(row, apart) for _, row, apart in earlier if row.site.cause in _LAYERS]
     if not layers or not origin:
         return None
     top = max(range(len(origin)), key=lambda k: origin[k][1])

@@ -26,6 +26,9 @@ RISING = 1.5
 DECAYED = 0.03
 """Share of its largest learning rate that a schedule has left: what is left of a cosine after nine tenths of it."""
 
+TINY = 1e-6
+"""Learning rate from which on down no optimizer trains: a thousandth of what Adam, the most careful, is used with."""
+
 PULLED = 0.1
 """Share of the norm at birth that is left of weights that decay holds down."""
 
@@ -42,7 +45,7 @@ def check(patient: Patient) -> list[Finding]:
     far = typical(patient.recent, reach)
     moved = typical(patient.recent, length)
     reference = progress.guess if progress.guess is not None else progress.initial
-    if far is None or reference is None or progress.gap >= LITTLE:
+    if far is None or reference is None or (progress.gap >= LITTLE and not _decayed(patient)):
         return []
     share = far * count / (abs(reference) or 1.0)
     evidence: dict[str, object] = {
@@ -60,10 +63,12 @@ def check(patient: Patient) -> list[Finding]:
     if not patient.alone or _warming_up(patient):
         return []
     if share < SHORT and count >= MANY:
-        cause, todo, evidence["made_by_the_optimizer"] = why or _SHORT
+        tiny = (patient.last.learning_rate or 1.0) <= TINY
+        cause, todo, evidence["made_by_the_optimizer"] = why or _SHORT._replace(optimizer=tiny)
         said += f" A step moves the weights by {moved or 0.0:.1e} of their size; all of them together can have removed "
         return [_finding("critical", evidence, cause, f"{said}{share:.1g} of the loss at most: {cause}.", todo)]
-    if progress.guess is None or abs(progress.gap) >= LITTLE or count < (MANY if why else PATIENCE):
+    at_guess = progress.guess is not None and abs(progress.gap) < LITTLE
+    if count < (MANY if why else PATIENCE) or not (at_guess or _decayed(patient)):
         return []
     cause, todo, evidence["made_by_the_optimizer"] = why or _UNKNOWN
     said += f" The weights move by {moved or 0.0:.1e} of their size a step, and it has no bearing on the loss: {cause}."
@@ -102,11 +107,16 @@ def _why(patient: Patient) -> _Why | None:
     if blocks := without_warm_up(patient):
         cause = f"{len(blocks)} normalizations behind a sum (post-norm) and no warm-up"
         return _Why(cause, ("warm-up of the learning rate", "pre-norm: the normalization inside the branch"))
-    rates = [r.learning_rate for r in patient.readings if r.learning_rate is not None]
-    if rates and rates[-1] <= DECAYED * max(rates):
+    if _decayed(patient):
         cause = "the schedule has brought the learning rate down before anything was learned"
         return _Why(cause, ("a schedule that falls later", "a constant learning rate at first"), optimizer=True)
     return None
+
+
+def _decayed(patient: Patient) -> bool:
+    """Whether the learning rate has fallen to next to nothing."""
+    rates = [r.learning_rate for r in patient.readings if r.learning_rate is not None]
+    return bool(rates) and rates[-1] <= DECAYED * max(rates)
 
 
 def _finding(severity: Severity, evidence: dict[str, object], cause: str, said: str, todo: tuple[str, ...]) -> Finding:
@@ -123,10 +133,9 @@ def _finding(severity: Severity, evidence: dict[str, object], cause: str, said: 
 
 
 def _warming_up(patient: Patient) -> bool:
-    """Whether the steps are still growing, as they do while a learning rate is warmed up."""
-    half = patient.last.step / 2
-    before = [r for r in patient.readings if r.step <= half]
-    now, then = typical(patient.recent, length), typical(before, length)
+    """Whether the learning rate is still growing."""
+    before = [r.learning_rate for r in patient.readings if r.step <= patient.last.step / 2]
+    now, then = patient.last.learning_rate, before[-1] if before else None
     return bool(now and then and now > RISING * then)
 
 

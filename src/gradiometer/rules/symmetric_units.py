@@ -8,6 +8,7 @@ from itertools import pairwise
 from gradiometer.records import Finding, ParameterReading, Reading, Severity
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import tasks as cases
+from gradiometer.rules.depth import parameters_of
 from gradiometer.rules.patience import PATIENCE, in_time, learning, severity
 
 MOST = 0.5
@@ -79,15 +80,14 @@ def _layers(reading: Reading) -> list[_Layer]:
 
 
 def _hidden(reading: Reading) -> set[str]:
-    """Weights of the layers right behind which an activation stands.
-
-    The output layer, which is often born zero, is none, and no last layer of a residual branch.
-    """
-    out = set()
-    for row, behind in pairwise(reading.sites):
-        if row.site.cause == "weights" and row.site.operation != "embedding" and behind.site.cause == "activation":
-            out.add(f"{row.name}.weight")
-    return out
+    """Weights of all layers but each model's last, which is often born zero; those of recurrent layers too."""
+    names = parameters_of((reading,))
+    weights = [row for row in reading.sites if row.site.cause == "weights" and row.site.operation != "embedding"]
+    last = {row.site.model: row for row in weights}
+    out = {names.get(row.name, f"{row.name}.weight") for row in weights if row is not last[row.site.model]}
+    branches = {row.name for row, behind in pairwise(reading.sites) if behind.site.operation == "add"}
+    out -= {f"{name}.weight" for name in branches}  # born zero, beside a skip; a functional layer adds its bias so
+    return out | {p.name for p in reading.parameters if ".weight_ih" in p.name or ".weight_hh" in p.name}
 
 
 def _move_alike(p: ParameterReading, distinct: int) -> bool:
@@ -108,7 +108,7 @@ def _stuck(layers: list[_Layer], reading: Reading) -> bool:
     names = list(weights)
     for layer in layers:
         name = layer.name.removesuffix(".weight")
-        behind = names[names.index(name) + 1 :][:1]
+        behind = names[names.index(name) + 1 :][:1] if name in weights else []
         if behind and zero.get(behind[0]) and zero.get(name):
             return True
     return False

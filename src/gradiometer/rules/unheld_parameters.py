@@ -116,7 +116,7 @@ def _forgotten(patient: Patient) -> Finding | None:
         unknown = "warning"
     untrained = scheme is not None and (hidden or part >= MOST)
     stalled: Severity = "critical" if part >= MOST or stale or hidden else "warning"
-    learns: Severity = "warning" if poorly(patient) and (stale or untrained) else "info"
+    learns: Severity = "warning" if poorly(patient) and (stale or untrained or patient.alone) else "info"
     severe = severity(patient, stalled=stalled, unknown=unknown, learns=learns)
     cause, why = "parameters that no optimizer holds", ""
     remedies = ("an optimizer made from model.parameters(), after the model is complete",)
@@ -177,6 +177,8 @@ def _unused(patient: Patient) -> Finding | None:
         if p.parameter.optimizer >= 0 and p.parameter.trainable and p.name not in reached and not _stranger(p)
     ]
     behind = {row.parameter for reading in readings for row in reading.ledger if row.gain == 0}
+    if len(readings) >= SEVERAL and not reached and any(row.grad_rms for r in readings for row in r.sites):
+        return _cleared(patient, lost)
     if not lost or not reached or len(readings) < SEVERAL or any(p.name in behind for p in lost):
         return None
     part = share(patient.last, lost)
@@ -188,6 +190,24 @@ def _unused(patient: Patient) -> Finding | None:
         "are held by an optimizer, and no gradient has ever come to them: nothing that the loss depends on uses them",
         ("check that forward uses them", "leave them out, if they are left over"),
         "they are used in some steps only, that were not sampled",
+    )
+
+
+def _cleared(patient: Patient, lost: Sequence[ParameterReading]) -> Finding | None:
+    """Gradients come back through the network, and none is there when the optimizer steps."""
+    return (
+        _finding(
+            patient,
+            lost,
+            severity(patient, stalled="critical", unknown="critical", learns="info"),
+            "the gradients are cleared between backward and step",
+            "have no gradient when the optimizer steps, though one comes back through the network: zero_grad stands "
+            "between backward and step",
+            ("zero_grad before the backward pass, or after the step",),
+            "the weights are changed by hand",
+        )
+        if lost
+        else None
     )
 
 

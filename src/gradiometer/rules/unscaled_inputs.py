@@ -88,8 +88,8 @@ def _judge(reading: Reading) -> _Judged | None:
         return None
     first, behind = used[0], used[1].site if len(used) > 1 else None
     fan = _fan_in(reading, first) or inputs.features
-    if fan % inputs.features:
-        return None  # the first layer sees something else than what the model is called with
+    # Where the first layer gets something else than these features (channels, one time step) single ones say nothing.
+    spread = inputs.spread if fan % inputs.features == 0 else 1.0
     # A normalization right behind takes the scale away, and a batch norm, which is by feature, the offset as well.
     normalized = behind is not None and behind.cause == "normalization"
     centred = normalized and behind is not None and behind.operation in ("batch_norm", "sync_batch_norm")
@@ -97,10 +97,10 @@ def _judge(reading: Reading) -> _Judged | None:
     large = 1.0 if normalized else inputs.rms**2
     # Small inputs are judged by all that a unit gets: of one-hot inputs one is 1, and all the others are 0.
     small = 1.0 if normalized else 1 / max(inputs.rms**2 * fan, 1e-300)
-    condition = (1 + offset) * inputs.spread**2
+    condition = (1 + offset) * spread**2
     # Of two that are as bad the first one is told: a mean, or one feature, explains the size of all.
     level, what = max(
-        (_level(condition, CONDITION), "offset" if inputs.spread**2 <= 1 + offset else "spread"),
+        (_level(condition, CONDITION), "offset" if spread**2 <= 1 + offset else "spread"),
         (_level(large, SQUARE), "large"),
         (_level(small, SQUARE), "small"),
         key=lambda candidate: candidate[0],
