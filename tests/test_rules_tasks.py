@@ -12,6 +12,7 @@ import gradiometer as gm
 from gradiometer.records import Run
 from gradiometer.rules import (
     bad_initialization,
+    diverging_loss,
     frozen_parameters,
     nonfinite,
     output_mismatch,
@@ -125,6 +126,9 @@ MISMATCHED = {
     "softplus output, huber": lambda: train(net(nn.Softplus(), outputs=1), F.huber_loss, x=U, y=T),
     "(N, 1) and (N,)": lambda: train(net(outputs=1), F.mse_loss, x=U, y=T[:, 0]),
     "(N,) and (N, 1)": lambda: train(net(nn.Flatten(0), outputs=1), F.mse_loss, x=U, y=T),
+    "(N, 1) and (N,), by hand": lambda: train(net(outputs=1), lambda o, t: ((o - t) ** 2).mean(), x=U, y=T[:, 0]),
+}
+TURNED = {
     "minus": lambda: train(net(), lambda o, t: -F.cross_entropy(o, t), x=X, y=C, lr=1e-3),
     "times -1": lambda: train(net(outputs=1), lambda o, t: -1 * F.mse_loss(o, t), x=U, y=T, lr=1e-3),
 }
@@ -163,6 +167,13 @@ def test_output_and_loss_that_do_not_fit_are_told_at_once_and_later(name):
     assert worst(run, output_mismatch.RULE) in ("warning", "critical")
     assert worst(first(run), output_mismatch.RULE) in ("warning", "critical")
     assert len([f for f in findings(run, output_mismatch.RULE) if f.severity != "info"]) == 1
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_a_loss_that_is_maximized_diverges(name):
+    run = TURNED[name]()
+    assert worst(run, diverging_loss.RULE) in ("warning", "critical")
+    assert worst(first(run), diverging_loss.RULE) in ("warning", "critical")
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
@@ -223,7 +234,6 @@ def fed(change, *begin, lr=0.05, optimizer=None, **options):
 
 UNSCALED = {
     "bytes": lambda: fed(lambda x: 40 * x + 100),
-    "bytes into tanh": lambda: fed(lambda x: 40 * x + 100, act=nn.Tanh, width=3),
     "a millionth": lambda: fed(lambda x: 1e-6 * x),
     "years": lambda: fed(lambda x: x + 2000, optimizer=lambda p: torch.optim.Adam(p, 1e-3)),
     "one feature": lambda: fed(lambda x: x * torch.tensor([1e4] + [1.0] * 7), lr=1e-3),

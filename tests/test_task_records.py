@@ -27,7 +27,7 @@ EXTRAS = {"offset": 0.1, "correlation": -1.0, "positions": -0.25, "entropy": 0.0
 
 READINGS: dict[str, Reading] = {
     "no task": replace(READING, tasks=(), inputs=None, clipped=None, carried=None),
-    "a task": replace(READING, tasks=(TASK,), inputs=INPUTS, clipped=0.5, carried=0.0),
+    "a task": replace(READING, tasks=(TASK,), inputs=INPUTS, clipped=0.5, carried=0.0, learning_rate=0.1),
     "tasks": replace(READING, tasks=(TASK, Task("nll_loss", (), 0), replace(TASK, before=("a",) * 4, width=None))),
     "not finite": replace(
         READING,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gradiometer.measures import Scalar, resolve
-from gradiometer.probe import graph, intercept, observation
+from gradiometer.probe import aftermath, graph, intercept, observation
 from gradiometer.probe.bookkeeper import Bookkeeper
 from gradiometer.probe.losses import Losses
 from gradiometer.probe.notices import check_devices, say
@@ -25,7 +25,7 @@ from gradiometer.probe.sink import Sink
 from gradiometer.probe.sites import SiteTracker
 from gradiometer.probe.steps import StepNotes
 from gradiometer.probe.unrest import Unrest
-from gradiometer.records import ModelInfo, Reading
+from gradiometer.records import Birth, ModelInfo, Reading
 
 WINDOW_STEPS = 16
 """A window with several optimizers waits at most this many steps for each of them to step."""
@@ -60,6 +60,8 @@ class Probe:
         self._total = 0
         self._meter: ParameterMeter | None = None
         self._inside = 0.0
+        self._aftermath: tuple[Birth | None, float] | None = None  # of the first loss that was not finite
+        self._aftermath_told = False
         self._waiting_manual = False
         self._in_pass = False
         self._devices_checked = False
@@ -166,14 +168,17 @@ class Probe:
 
     def call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Stands in for the call of a module in a window."""
-        sites = self.sites
+        sites, outermost = self.sites, not self.sites.running
         if not (self._in_pass or sites.backward or sites.foreign) and torch.is_grad_enabled():
             self._in_pass = True
             with self._guard("step"):
                 self._pass_begins(module, args, kwargs)
-        if self._level == "full":
-            return self.sites.call(original, module, args, kwargs)
-        return original(module, *args, **kwargs)
+        if self._level != "full":
+            return original(module, *args, **kwargs)
+        output = self.sites.call(original, module, args, kwargs)
+        if outermost:
+            self._notes.gave(output)
+        return output
 
     def _pass_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not self._devices_checked:
@@ -194,7 +199,9 @@ class Probe:
                 self._finish_step(0)
             self._notes.pass_begins()
             for root in self._losses.backward_begins(roots):
-                if self._window:
+                if not self._window:
+                    self._look_back(root)
+                else:
                     self._loss_operations = graph.loss_operations(root, self.sites.nodes)
                     if not self._total:  # once: the graph is walked down to its leaves
                         self.roster.take_in(graph.leaves(root))
@@ -204,6 +211,12 @@ class Probe:
                         self._bookkeeper.begins(root, self.sites, scaled=scaled)
         except Exception as error:
             self.fault("loss", error)
+
+    def _look_back(self, root: torch.Tensor) -> None:
+        """Finds out where a loss came from that is not finite, in a step that is not sampled; once in a training."""
+        known = self._aftermath is None and root.device.type == "cpu" and root.numel() == 1
+        if known and not math.isfinite(root.item()):
+            self._aftermath = aftermath.born(root, self.roster.parameter_names), float(root.detach())
 
     def backward_ends(self, failed: bool = False) -> None:
         """Ends a pass; one that failed is forgotten, since a training that goes on leaves it out as well."""
@@ -282,6 +295,8 @@ class Probe:
             self._worry(number, loss.item())
         if self._window:
             self._read(number, step, loss)
+        elif self._aftermath is not None and not self._aftermath_told:
+            self._tell_aftermath(number, step)
         self._steps[number] = step + 1
         self._total += 1
         self._recent[number] = self._total
@@ -338,6 +353,13 @@ class Probe:
         self._sink.add_reading(reading)
         if not math.isfinite(loss_value) and loss is not None:
             self.flush()
+
+    def _tell_aftermath(self, number: int, step: int) -> None:
+        self._aftermath_told = True
+        birth, loss = self._aftermath or (None, math.nan)
+        if birth is not None:
+            now = perf_counter() - self._began
+            self._sink.add_reading(Reading(step, number, now, loss, 1.0, self._level, 1, (), (), birth=birth))
 
     def _open(self) -> None:
         self._window = True

@@ -26,6 +26,7 @@ class StepNotes:
     def renew(self) -> None:
         """Begins the next step."""
         self._drafts: list[Any] = []
+        self._output: Tensor | None = None
         self._features: Features | None = None
         self._carried: dict[int, Scalar] = {}
         self._copies: dict[int, Tensor] = {}
@@ -41,6 +42,10 @@ class StepNotes:
             if first is not None and first.layout is torch.strided and not first.is_nested:
                 self._features = features(first)
 
+    def gave(self, output: Any) -> None:
+        """Keeps what a model gave until the backward pass begins."""
+        self._output = output if isinstance(output, Tensor) and output.requires_grad else None
+
     def pass_begins(self) -> None:
         """Forgets the losses of the pass before: those of the last one are kept."""
         self._drafts = []
@@ -48,7 +53,8 @@ class StepNotes:
     def backward_begins(self, root: Tensor, parameters: Iterable[Tensor]) -> None:
         """Notes the losses, and before the first pass of a step the gradients that are there already."""
         if root.layout is torch.strided:
-            self._drafts += tasks.find(root)
+            self._drafts += tasks.find(root, self._output)
+        self._output = None
         if not self._began:
             self._carried = {id(p): norm(p.grad) for p in parameters if p.grad is not None}
         self._began = True

@@ -62,11 +62,12 @@ class _Draft(NamedTuple):
     numbers: dict[str, Scalar]
 
 
-def find(root: Tensor) -> list[_Draft]:
+def find(root: Tensor, output: Tensor | None = None) -> list[_Draft]:
     """The losses among the operations that lead to a tensor; nothing is read from the device.
 
     Args:
         root: what backward is called on.
+        output: what the model gave last; without it a difference that was taken by hand does not tell its targets.
 
     Example:
         >>> y = torch.tensor([[1.0], [3.0]], requires_grad=True)
@@ -76,7 +77,7 @@ def find(root: Tensor) -> list[_Draft]:
     """
     out: list[_Draft] = []
     queue = deque([(root.grad_fn, True)])
-    seen: set[object] = set()
+    seen: set[Any] = set()
     while queue and len(seen) < _LIMIT:
         node, direct = queue.popleft()
         if node is None or node in seen:
@@ -88,7 +89,8 @@ def find(root: Tensor) -> list[_Draft]:
             if draft is not None:
                 out.append(draft)
         elif name in _BY_HAND and (difference := _difference(node)) is not None:
-            out.append(_Draft(_plain_task(_BY_HAND[name], difference, direct and len(seen) == 1), {}))
+            plain_loss = len(seen) <= 2 and all(plain(n.name()) in (name, "mean") for n in seen)
+            out.append(_by_hand(_BY_HAND[name], node, difference, plain_loss, output))
         elif direct or name in _VIEWS or name in ("add", "sub", *_REDUCING):
             queue.extend((parent, False) for parent, _ in node.next_functions)
     return out
@@ -153,15 +155,48 @@ def _difference(node: Any) -> Any:
     return parent if squared and parent is not None and plain(parent.name()) == "sub" else None
 
 
-def _plain_task(loss: str, difference: Any, direct: bool) -> Task:
-    """Of a difference taken by hand only the shapes are known: that of the difference, and that of one side."""
+def _by_hand(loss: str, node: Any, difference: Any, direct: bool, output: Tensor | None) -> _Draft:
+    """Of a difference taken by hand the shapes are known, and with the model's output the targets as well."""
     shape = _shape(difference)
     sides = [_shape(parent) for parent, _ in difference.next_functions if parent is not None]
     n = shape[0] if shape else 1
     # N outputs against N targets of another shape are N times N pairs; other shapes may be meant to be broadcast.
     pairs = n > 1 and shape == (n, n) and bool(sides) and sides[0] in ((n,), (n, 1))
     before, width = _before(difference)
-    return Task(loss, before, n, width, broadcast=pairs, direct=direct)
+    task = Task(loss, before, n, width, broadcast=pairs, direct=direct)
+    target = _other_side(node, difference, output)
+    if output is None or target is None:
+        return _Draft(task, {})
+    cost = torch.square if loss == "mse_loss" else torch.abs
+    numbers: dict[str, Scalar] = {"guess": around_center(target, cost), **_range_and_spread(output, target)}
+    return _Draft(task, numbers)
+
+
+def _other_side(node: Any, difference: Any, output: Tensor | None) -> Tensor | None:
+    """The targets, from the difference that a node has kept and the output that went into it."""
+    hook = getattr(getattr(node, "_raw_saved_self", None), "unpack_hook", _saved)
+    if output is None or output.grad_fn is None or hook is not None:
+        return None
+    sides = [parent for parent, _ in difference.next_functions]
+    try:
+        d = node._saved_self.detach()
+    except RuntimeError:
+        return None
+    if output.grad_fn not in sides or d.shape != output.shape or d.is_complex():
+        return None
+    y = output.detach()
+    return y - d if sides[0] is output.grad_fn else y + d
+
+
+def _range_and_spread(output: Tensor, target: Tensor) -> dict[str, Scalar]:
+    return {
+        "target_min": _scalar(target.amin()),
+        "target_max": _scalar(target.amax()),
+        "target_spread": _spread(target),
+        "output_spread": _spread(output.detach()),
+        "output_min": _scalar(output.amin()),
+        "output_max": _scalar(output.amax()),
+    }
 
 
 def _shape(node: Any) -> tuple[int, ...]:

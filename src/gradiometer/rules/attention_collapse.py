@@ -58,15 +58,16 @@ def check(patient: Patient) -> list[Finding]:
     if not found:
         return []
     born = [name for name in found if name in birth and _one_place(birth[name])]
-    severity = _severity(patient, readings[0], most=2 * len(found) >= len(newest), whole=bool(collapsed))
+    most = 2 * len(found) >= len(newest)
+    severity = _severity(patient, readings[0], most=most, whole=bool(collapsed), born=bool(born))
     return [_finding(severity, readings, found, bool(born), len(newest))] if severity is not None else []
 
 
-def _severity(patient: Patient, first: Reading, *, most: bool, whole: bool) -> Severity | None:
+def _severity(patient: Patient, first: Reading, *, most: bool, whole: bool, born: bool) -> Severity | None:
     learning = patient.progress.learning
     if learning is False:
         return "critical" if most and whole else "warning"
-    if poorly(patient) and most and whole:
+    if poorly(patient) and most and whole and born and not _trained(first):
         return "warning"
     if learning is None and most and whole and len(patient.losses) < ENOUGH and not _trained(first):
         return "warning"

@@ -9,7 +9,6 @@ from gradiometer.records import Finding, Reading, SiteReading
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule, percent
 from gradiometer.rules.depth import profiles
-from gradiometer.rules.patience import poorly
 from gradiometer.rules.vanishing_gradient import cut_off
 
 MOST = 0.7
@@ -55,8 +54,6 @@ def check(patient: Patient) -> list[Finding]:
     first_look = patient.progress.learning is None and dead[worst[0]] == 1 and _blocked(patient)
     severity = patient.severity(stalled="critical" if whole else "warning", unknown="info")
     severity = "critical" if silent or first_look else severity
-    if poorly(patient) and whole and severity == "info":
-        severity = "warning"
     row = rows[worst[0]]
     stuck = ", and cannot come back by themselves" if severity != "info" else ""
     many = f" The same holds for most units of {len(dead) - 1} other layers." if len(dead) > 1 else ""

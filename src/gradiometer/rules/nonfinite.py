@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from gradiometer.records import Birth, Finding, Reading, SiteReading
 from gradiometer.rules import cases
@@ -70,7 +71,7 @@ def _finding(patient: Patient, reading: Reading) -> Finding:
         evidence["weights"] = len(weights)
         todo = ("a smaller learning rate", "gradient clipping", "every=1 to see the step at which it happens")
     elif reading.birth is not None:
-        sites, cause, said, todo = _born(reading.birth, when)
+        sites, cause, said, todo = _born(reading.birth, when, reading.sites or patient.last.sites)
         evidence |= {"direction": reading.birth.direction, **reading.birth.inputs}
     elif forward is not None:
         i = reading.sites.index(forward)
@@ -107,10 +108,12 @@ def _finding(patient: Patient, reading: Reading) -> Finding:
     return Finding("nonfinite", "critical", sites, evidence, cause, said, todo)
 
 
-def _born(birth: Birth, when: str) -> tuple[tuple[str, ...], str, str, tuple[str, ...]]:
+def _born(birth: Birth, when: str, sites: Sequence[SiteReading]) -> tuple[tuple[str, ...], str, str, tuple[str, ...]]:
     """Sites, cause, explanation and what to do, from what was seen of it as it happened."""
     if birth.operation == "input":
-        return ("input",), birth.reason, f"{_capital(birth.reason)} {when}.", ("check the batch", "drop such examples")
+        first = next((row.name for row in sites), None)
+        places = ("input", first) if first else ("input",)
+        return places, birth.reason, f"{_capital(birth.reason)} {when}.", ("check the batch", "drop such examples")
     said = (
         f"The first NaN or Inf {when} was made by {birth.site} ({birth.operation}) in the {birth.direction} pass: "
         f"{birth.reason}."

@@ -48,12 +48,21 @@ def in_order(found: Sequence[Finding]) -> list[Finding]:
         if key not in unique or rank[finding.severity] < rank[unique[key].severity]:
             unique[key] = finding
     serious = [f for f in unique.values() if f.severity != "info"]
-    out = []
+    out: list[Finding] = []
     for finding in unique.values():
         reasons = [f.kind for f in serious if f is not finding and _explains(f, finding)]
         # The nearest of several causes, so that the story can be followed link by link.
         out.append(replace(finding, follows_from=max(reasons, key=_place)) if reasons else finding)
+    out = [_with_origin(finding, out) for finding in out]
     return sorted(out, key=lambda f: (rank[f.severity] == 2, f.follows_from is not None, rank[f.severity]))
+
+
+def _with_origin(finding: Finding, story: Sequence[Finding]) -> Finding:
+    """The finding, with the layer that was born too large or too small among its first sites."""
+    origin = next((f for f in story if f.kind == "bad_initialization" and f.follows_from == finding.kind), None)
+    if origin is None or origin.severity == "info":
+        return finding
+    return replace(finding, sites=tuple(dict.fromkeys((*finding.sites[:1], origin.sites[0], *finding.sites[1:]))))
 
 
 def _place(kind: str) -> int:

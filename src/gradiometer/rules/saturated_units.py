@@ -9,7 +9,6 @@ from gradiometer.records import Finding, Reading, SiteReading
 from gradiometer.rules import cases, vanishing_gradient
 from gradiometer.rules.base import RECENT, Case, Patient, Rule, gain, percent
 from gradiometer.rules.depth import profiles, takes_part
-from gradiometer.rules.patience import poorly
 from gradiometer.rules.progress import LITTLE
 
 MOST = 0.5
@@ -41,8 +40,6 @@ def check(patient: Patient) -> list[Finding]:
     lost = [p for p in profiles(patient, vanishing=True) if p.least <= vanishing_gradient.CRITICAL]
     if patient.progress.learning is None and lost and not takes_part(patient):
         severity = "critical"
-    if poorly(patient) and strong and severity == "info":
-        severity = "warning"
     if severity == "info" and not strong:
         return []
     row = sites[worst[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import NamedTuple
 
 from gradiometer.records import Finding, Severity
@@ -24,7 +25,7 @@ RISING = 1.5
 """Factor by which the steps have grown in the second half of a training that is warming up (a linear one doubles)."""
 
 DECAYED = 0.03
-"""Share of its largest learning rate that a schedule has left: what is left of a cosine after nine tenths of it."""
+"""Share of the usual learning rate of the run that a schedule has left: that of a cosine after nine tenths of it."""
 
 TINY = 1e-6
 """Learning rate from which on down no optimizer trains: a thousandth of what Adam, the most careful, is used with."""
@@ -116,7 +117,7 @@ def _why(patient: Patient) -> _Why | None:
 def _decayed(patient: Patient) -> bool:
     """Whether the learning rate has fallen to next to nothing."""
     rates = [r.learning_rate for r in patient.readings if r.learning_rate is not None]
-    return bool(rates) and rates[-1] <= DECAYED * max(rates)
+    return bool(rates) and rates[-1] <= DECAYED * median(rates)
 
 
 def _finding(severity: Severity, evidence: dict[str, object], cause: str, said: str, todo: tuple[str, ...]) -> Finding:

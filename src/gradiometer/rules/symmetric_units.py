@@ -80,14 +80,15 @@ def _layers(reading: Reading) -> list[_Layer]:
 
 
 def _hidden(reading: Reading) -> set[str]:
-    """Weights of all layers but each model's last, which is often born zero; those of recurrent layers too."""
+    """Weights of all layers but embeddings, each model's last layer, which is often born zero, and ends of branches."""
     names = parameters_of((reading,))
-    weights = [row for row in reading.sites if row.site.cause == "weights" and row.site.operation != "embedding"]
+    weights = [row for row in reading.sites if row.site.cause == "weights"]
     last = {row.site.model: row for row in weights}
-    out = {names.get(row.name, f"{row.name}.weight") for row in weights if row is not last[row.site.model]}
     branches = {row.name for row, behind in pairwise(reading.sites) if behind.site.operation == "add"}
-    out -= {f"{name}.weight" for name in branches}  # born zero, beside a skip; a functional layer adds its bias so
-    return out | {p.name for p in reading.parameters if ".weight_ih" in p.name or ".weight_hh" in p.name}
+    others = {row.name for row in weights if row.site.operation == "embedding" or row is last[row.site.model]}
+    # A functional layer adds its bias as a branch is added to a skip, but then its weight goes by another name.
+    left_out = {names[n] for n in others if n in names} | {f"{n}.weight" for n in others | branches}
+    return {p.name for p in reading.parameters if len(p.parameter.shape) > 1} - left_out
 
 
 def _move_alike(p: ParameterReading, distinct: int) -> bool:

@@ -9,6 +9,7 @@ from statistics import median
 from gradiometer.records import Finding, LedgerRow, Reading, Severity, SiteReading
 from gradiometer.rules.base import RECENT, Case, Patient, Rule, percent
 from gradiometer.rules.cases import signals
+from gradiometer.rules.patience import poorly
 
 MOST = 0.5
 """Share of a gradient's elements with no digits left, from which on a training that does not learn is told of it.
@@ -176,6 +177,8 @@ def _updates(patient: Patient) -> list[Finding]:
     if learning is None or (learning and not hardly):
         return []  # at first it may be the warm-up
     severity: Severity = "info" if learning else "critical" if hardly else "warning"
+    if learning and poorly(patient):
+        severity = "warning"  # next to nothing moves, and most of the loss is there
     names = sorted(now, key=now.__getitem__)
     worst = names[0]
     held = next(p for p in patient.last.parameters if p.name == worst)

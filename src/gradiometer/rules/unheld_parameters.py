@@ -114,9 +114,8 @@ def _forgotten(patient: Patient) -> Finding | None:
         unknown = "critical" if stale or len(in_time(patient)) >= SEVERAL else "info"
     elif stale or (hidden and scheme is not None):
         unknown = "warning"
-    untrained = scheme is not None and (hidden or part >= MOST)
     stalled: Severity = "critical" if part >= MOST or stale or hidden else "warning"
-    learns: Severity = "warning" if poorly(patient) and (stale or untrained or patient.alone) else "info"
+    learns: Severity = "warning" if poorly(patient) and (stale or scheme is not None) else "info"
     severe = severity(patient, stalled=stalled, unknown=unknown, learns=learns)
     cause, why = "parameters that no optimizer holds", ""
     remedies = ("an optimizer made from model.parameters(), after the model is complete",)
