@@ -32,6 +32,7 @@ def test_sick_case_is_found_with_sites_and_evidence(rule, case):
     assert found[0].evidence
     assert found[0].cause
     assert found[0].remedies
+    assert found[0].wrong_if
 
 
 @pytest.mark.parametrize(("rule", "case"), HEALTHY, ids=_name)

@@ -57,9 +57,11 @@ def born(root: Tensor, parameters: Mapping[int, str]) -> Birth | None:
             if maker is None:
                 return Birth("forward", "input", "input", f"the batch holds {count(bad)}")
             what = of_node(maker.name(), has_parameter=bool(_own(maker, parameters))).name
-            return Birth("forward", _place(maker, what, parameters), what, *explain(what, _kept(maker)[0]))
+            return Birth(
+                "forward", _place(maker, what, parameters), what, *explain(what, _kept(maker)[0], form=bad.dtype)
+            )
         if at_the_edge(name, given) or any(nonfinite(x) and not is_mask(x) for x in made):
-            return Birth("forward", _place(node, name, parameters), name, *explain(name, given))
+            return Birth("forward", _place(node, name, parameters), name, *explain(name, given, form=root.dtype))
     return None
 
 

@@ -44,7 +44,7 @@ class watch:  # noqa: N801 - used as a function, like `open`
         ``watch.close()`` ends it early.
 
     Raises:
-        InputError: a model without parameters, an optimizer of another model, options out of range.
+        InputError: a model without parameters, what is no optimizer, options out of range.
         RunError: the file exists, or cannot be written.
 
     Example:

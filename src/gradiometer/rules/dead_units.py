@@ -80,6 +80,7 @@ def check(patient: Patient) -> list[Finding]:
                 "He initialization with zero biases",
                 "batch normalization",
             ),
+            wrong_if="the units come alive in batches that were not sampled, or are meant to wait (a sparse code)",
         )
     ]
 

@@ -64,6 +64,7 @@ def check(patient: Patient) -> list[Finding]:
                     f"{when}.{why}{profile.a_step()} No learning rate fits both ends."
                 ),
                 remedies=_REMEDIES.get(cause if profile.axis == "layer" else "time", _REMEDIES["weights"]),
+                wrong_if="with the gradient clipped to a hundredth it trains no better",
             )
         )
     return findings

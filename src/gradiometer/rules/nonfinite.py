@@ -9,6 +9,7 @@ from gradiometer.records import Birth, Finding, Reading, SiteReading
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
 
+_WRONG_IF = "the training leaves out such steps by itself, and its weights stay finite"
 _MASKING = frozenset(("masked_fill", "where", "add", "sub", "tril", "triu"))
 
 
@@ -105,7 +106,7 @@ def _finding(patient: Patient, reading: Reading) -> Finding:
         sites, cause, said = _born_backward(reading)
         said += f" {when}, while the forward pass and the loss are finite."
         todo = ("eps inside sqrt, norm and division", "gradient clipping does not help: it would be NaN as well")
-    return Finding("nonfinite", "critical", sites, evidence, cause, said, todo)
+    return Finding("nonfinite", "critical", sites, evidence, cause, said, todo, _WRONG_IF)
 
 
 def _born(birth: Birth, when: str, sites: Sequence[SiteReading]) -> tuple[tuple[str, ...], str, str, tuple[str, ...]]:
@@ -160,6 +161,7 @@ def _unsampled(step: int, loss: float) -> Finding:
         cause="not known: the step was not sampled",
         explanation=f"The loss is {loss} at step {step}, which was not sampled, and none after it was.",
         remedies=("watch with every=1 to see the operation", "a smaller learning rate", "gradient clipping"),
+        wrong_if=_WRONG_IF,
     )
 
 

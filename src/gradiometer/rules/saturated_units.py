@@ -71,6 +71,7 @@ def check(patient: Patient) -> list[Finding]:
                 "batch normalization before the activation",
                 "ReLU",
             ),
+            wrong_if="the units are meant to be on or off (a gate, a binary code) and the loss falls",
         )
     ]
 

@@ -130,6 +130,7 @@ def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
         cause=cause,
         explanation=said,
         remedies=order,
+        wrong_if="the loss falls as fast with the first layers frozen as with them: then they are not needed",
     )
 
 
