@@ -429,7 +429,7 @@ def unused():
     return wired(model, model.parameters(), 1e-7)
 
 
-def never_zeroed(lr=0.5):
+def never_zeroed(lr=0.2):
     return train(net(act=nn.Tanh, outputs=1), F.mse_loss, x=U, y=T, lr=lr, zero=False)
 
 

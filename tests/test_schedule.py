@@ -86,9 +86,14 @@ def test_every_is_exact_whatever_it_costs(every):
     assert sampled == list(range(0, 500, every))
 
 
-@pytest.mark.parametrize("every", [None, 50])
-def test_a_demanded_step_is_sampled_once(every):
-    schedule = Schedule(1e-6, every)
+def test_a_fixed_interval_stays_as_it_is():
+    schedule = Schedule(every=50)
+    schedule.demand()
+    assert [step for step in range(101) if schedule.due(step, 1.0)] == [0, 50, 100]
+
+
+def test_a_demanded_step_is_sampled_once():
+    schedule = Schedule(1e-6)
     assert schedule.due(0, 0.0)
     schedule.sampled(0.1, 0.1)
     assert not schedule.due(3, 1.0)

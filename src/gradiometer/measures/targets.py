@@ -25,7 +25,8 @@ def class_entropy(target: Tensor, ignored: int = -100) -> Scalar:
         ignored: an index that counts as no target.
 
     Returns:
-        Nats, from 0 on; NaN of fewer than `FEW` targets a class seen, of which the frequencies say nothing.
+        Nats, above 0; NaN of one class only, and of fewer than `FEW` targets a class seen: of those the frequencies say
+        nothing.
 
     Example:
         >>> class_entropy(torch.tensor([0, 1] * 500))  # ln 2 = 0.6931, and 1 / 2000
@@ -37,7 +38,7 @@ def class_entropy(target: Tensor, ignored: int = -100) -> Scalar:
     kept = target.detach().reshape(-1)
     kept = kept[kept != ignored]
     _, counts = kept.unique(return_counts=True)
-    if kept.numel() < FEW * max(len(counts), 1):
+    if len(counts) < 2 or kept.numel() < FEW * len(counts):
         return math.nan
     p = counts.double() / kept.numel() if counts.device.type != "mps" else counts.float() / kept.numel()
     value = -(p * p.log()).sum() + (len(counts) - 1) / (2 * kept.numel())
@@ -47,7 +48,8 @@ def class_entropy(target: Tensor, ignored: int = -100) -> Scalar:
 def binary_entropy(target: Tensor) -> Scalar:
     """The same of binary targets, each output on its own.
 
-    Formula: the mean over outputs of ``-p ln p - (1-p) ln(1-p) + [0 < p < 1] / 2n`` with the mean target ``p`` of n.
+    Formula: the mean over outputs of ``-p ln p - (1-p) ln(1-p) + 1 / 2n`` with the mean ``p`` of n targets; of an
+    output that had but one class ``p = (k + 1/2) / (n + 1)``, with the sum k: the other one is rare, not impossible.
 
     Args:
         target: probabilities, examples along the first dimension.
@@ -57,14 +59,18 @@ def binary_entropy(target: Tensor) -> Scalar:
 
     Example:
         >>> binary_entropy(torch.tensor([[0.0, 1.0], [1.0, 1.0]] * 50))  # the second output is always one
-        0.3490...
+        0.3646...
+
+    Source:
+        Krichevsky and Trofimov, The performance of universal encoding (1981).
     """
     n = target.shape[0] if target.dim() else 1
     if n < 2 * FEW:
         return math.nan
-    p = target.detach().float().mean(0)
-    entropy = -torch.xlogy(p, p) - torch.xlogy(1 - p, 1 - p)
-    value = (entropy + ((p > 0) & (p < 1)) / (2 * n)).mean()
+    k = target.detach().float().sum(0)
+    mixed = (k > 0) & (k < n)
+    p = torch.where(mixed, k / n, (k + 0.5) / (n + 1))
+    value = (-torch.xlogy(p, p) - torch.xlogy(1 - p, 1 - p) + mixed / (2 * n)).mean()
     return value.item() if value.device.type == "cpu" else value
 
 

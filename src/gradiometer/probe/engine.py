@@ -129,6 +129,9 @@ class Probe:
         if self.on and self._waiting_manual:
             with self._guard("step"):
                 self._finish_step(0)
+        if self.on and self.roster.optimizers and not self._total and self._losses.count > 1:
+            with contextlib.suppress(Exception):
+                self._sink.note(f"backward was called {self._losses.count} times, and no optimizer has stepped")
         self.flush()
         self._disconnect()
         intercept.remove_late()
@@ -139,6 +142,7 @@ class Probe:
         self.on = False
         self.sites.close()
         self._bookkeeper.drop()
+        self._notes.renew()
         intercept.close_window(self)
         intercept.stop(self)
         self._window, self._meter = False, None
@@ -379,6 +383,7 @@ class Probe:
 
     def _close(self) -> None:
         self._window = False
+        self._notes.renew()
         self.sites.close()
         intercept.close_window(self)
 

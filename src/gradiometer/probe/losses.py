@@ -28,6 +28,8 @@ class Losses:
         self._pending: list[Scalar] = []  # of the step that is under way
         self._before = 0  # how many of them there were when the newest backward began
         self._rows: list[tuple[int, int, Scalar]] = []
+        self.count = 0
+        """Backward passes so far."""
         self.on_device = False
         """Whether the newest loss lies on an accelerator, where its value is not known before a flush."""
         self._flushed = perf_counter()
@@ -45,6 +47,7 @@ class Losses:
     def backward_begins(self, roots: object) -> list[Tensor]:
         """Notes the losses that a backward pass starts from, and returns the tensors among them."""
         self._before = len(self._pending)
+        self.count += 1
         # Neither an iterator, which can be read but once, nor the edges of a graph, which have no value.
         if isinstance(roots, Tensor):
             tensors = [roots]

@@ -29,6 +29,7 @@ class Roster:
         self._numbers: dict[int, int] = {}  # id(optimizer) -> place in the list
         self._parameters: dict[tuple[int, int, bool], Parameter] = {}
         self._strangers: list[Tensor] = []
+        self._foreign: set[int] = set()  # parameters that an optimizer holds which is not under watch
         self._meters: dict[int, tuple[list[Any], list[tuple[Parameter, Tensor]], ParameterMeter]] = {}
 
     def add_model(self, name: str, model: nn.Module) -> None:
@@ -81,14 +82,16 @@ class Roster:
         Layers in a plain list are such: ``model.parameters()`` does not find them. What another optimizer holds is
         another model's, which nobody asked us to watch.
         """
-        own = {id(p) for p in self.parameters()} | set(self._names)
+        own = {id(p) for p in self.parameters()} | set(self._names) | self._foreign
         unknown = {id(p): p for p in leaves if isinstance(p, nn.Parameter) and id(p) not in own}
         if not unknown:
             return
         held = {id(p) for o in alive.optimizers() for group in o.param_groups for p in group["params"]}
         places = self._hidden()
-        self._strangers = [p for key, p in unknown.items() if key not in held]
-        for p in self._strangers:
+        self._foreign |= unknown.keys() & held
+        new = [p for key, p in unknown.items() if key not in held]
+        self._strangers += new
+        for p in new:
             self._names[id(p)] = places.get(id(p), ("", "a parameter outside every model"))
 
     def _hidden(self) -> dict[int, tuple[str, str]]:

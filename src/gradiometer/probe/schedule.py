@@ -41,8 +41,11 @@ class Schedule:
         self._demanded = False
 
     def demand(self) -> None:
-        """Samples the next step even if it is not its turn (something is going wrong just now)."""
-        self._demanded = True
+        """Samples the next step even if it is not its turn (something is going wrong just now).
+
+        Not where the interval is fixed.
+        """
+        self._demanded = self._every is None
 
     def due(self, step: int, now: float) -> bool:
         """Whether step number ``step`` is to be sampled; ``now`` is in seconds since the watch began."""

@@ -219,18 +219,21 @@ def _numbers(node: Any, name: str, output: Tensor, target: Tensor, stretched: bo
     whole = node._saved_reduction == _SUM
     even = math.nan  # what answering all classes alike costs: too small a batch says nothing of their frequencies
     if name in _CLASSES:
-        guess = class_entropy(target, node._saved_ignore_index)
+        # Elsewhere counting classes would stop the queue: there all count as equally frequent.
+        counted = target.device.type == "cpu"
+        guess = class_entropy(target, node._saved_ignore_index) if counted else math.nan
         even = math.log(output.shape[1] if output.dim() > 1 else output.shape[0])
-        kept = target[target != node._saved_ignore_index]
-        count = kept.numel() if whole else 1
-        low, high = (kept.amin(), kept.amax()) if kept.numel() else (0.0, 0.0)
+        valid = target != node._saved_ignore_index
+        count = valid.sum() if whole else 1.0
+        last = output.shape[1] - 1 if output.dim() > 1 else output.shape[0] - 1
+        low, high = torch.where(valid, target, last).amin(), torch.where(valid, target, 0).amax()
         numbers: dict[str, Scalar] = {"target_min": _scalar(low), "target_max": _scalar(high)}
         if node._saved_weight is not None:
             guess = even = math.nan  # weighted classes have another best constant
     else:
         numbers = {"target_min": _scalar(target.amin()), "target_max": _scalar(target.amax())}
         numbers |= {"target_spread": _spread(target), "output_spread": _spread(output)}
-        count = target.numel() if whole else 1
+        count = float(target.numel()) if whole else 1.0
         if name in _BINARY:
             weighted = node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None
             guess, even = (math.nan, math.nan) if weighted else (binary_entropy(target), math.log(2))
@@ -240,7 +243,7 @@ def _numbers(node: Any, name: str, output: Tensor, target: Tensor, stretched: bo
     return numbers | {
         "guess": guess,
         "even": even,
-        "count": float(count),
+        "count": _scalar(count),
         "output_min": _scalar(output.amin()),
         "output_max": _scalar(output.amax()),
     }

@@ -75,6 +75,8 @@ class Finding:
         lines = [f"{self.name} [{self.severity}]", f"   {self.explanation}"]
         if self.sites:
             lines.append(f"   where: {self.where}")
+        if self.cause:
+            lines.append(f"   cause: {self.cause}")
         if self.follows_from:
             lines.append(f"   follows from: {self.follows_from.replace('_', ' ')}")
         if self.remedies:

@@ -41,7 +41,8 @@ def check(patient: Patient) -> list[Finding]:
             kind="frozen_parameters",
             severity=severity(patient, stalled="critical" if sure else "info", unknown=unknown),
             sites=tuple(names[:4]) or ("loss",),
-            evidence={"step": having[-1][0], "onset": having[0][0], "carried": typical, "readings": len(having)},
+            # Whatever else is seen: the very first step has left its gradients behind.
+            evidence={"step": having[-1][0], "onset": 0, "carried": typical, "readings": len(having)},
             cause="gradients of past steps are never set to zero",
             explanation=(
                 f"Before the backward pass of a step the gradients of the steps before are still there, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import median
 
 from gradiometer.records import Finding, Reading
@@ -11,7 +10,7 @@ from gradiometer.rules.base import Case, Patient, Rule, percent
 from gradiometer.rules.cases import signals
 from gradiometer.rules.depth import MOVING
 from gradiometer.rules.stalled_training import SHORT
-from gradiometer.rules.steps import reach, typical
+from gradiometer.rules.steps import removable
 
 CLIPPED = 0.99
 """Factor below which a step counts as clipped: the norms are taken over a sample, in float32."""
@@ -48,7 +47,7 @@ def check(patient: Patient) -> list[Finding]:
         return []
     fastest = max(ratios, key=ratios.__getitem__)
     # Without clipping the steps would be long enough: it is not the learning rate that is too small.
-    share = _removable(patient, readings)
+    share = _removable(patient)
     held_back = ratios[fastest] < MOVING or share < SHORT <= share / factor
     if not held_back or ratios[fastest] / factor < MOVING:
         return []
@@ -85,12 +84,12 @@ def check(patient: Patient) -> list[Finding]:
     ]
 
 
-def _removable(patient: Patient, readings: Sequence[Reading]) -> float:
+def _removable(patient: Patient) -> float:
     """The part of the loss that all steps of the training together can have removed, see `stalled_training`."""
     progress = patient.progress
     reference = progress.guess if progress.guess is not None else progress.initial
-    far = typical(readings, reach)
-    return far * len(patient.losses) / abs(reference) if far is not None and reference else math.inf
+    far = removable(patient)
+    return far / abs(reference) if far is not None and reference else math.inf
 
 
 def _ratios(readings: list[Reading]) -> dict[str, float]:

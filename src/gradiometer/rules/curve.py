@@ -45,12 +45,6 @@ def curve(values: Sequence[float]) -> Curve | None:
     )
 
 
-def growth(values: Sequence[float], reference: float) -> float:
-    """How far the curve ends above a reference, as a share of the reference's size."""
-    found = curve(values)
-    return 0.0 if found is None or not reference else (found.level - reference) / abs(reference)
-
-
 def finite(losses: Sequence[tuple[int, float]]) -> list[float]:
     """The values that are finite, in order."""
     return [value for _, value in losses if math.isfinite(value)]

@@ -56,7 +56,7 @@ def check(patient: Patient) -> list[Finding]:
     severity = "critical" if silent or first_look else severity
     row = rows[worst[0]]
     stuck = ", and cannot come back by themselves" if severity != "info" else ""
-    many = f" The same holds for most units of {len(dead) - 1} other layers." if len(dead) > 1 else ""
+    many = f" The same holds for most units of {_others(len(dead) - 1)}." if len(dead) > 1 else ""
     return [
         Finding(
             kind="dead_units",
@@ -83,6 +83,10 @@ def check(patient: Patient) -> list[Finding]:
             wrong_if="the units come alive in batches that were not sampled, or are meant to wait (a sparse code)",
         )
     ]
+
+
+def _others(count: int) -> str:
+    return "1 other layer" if count == 1 else f"{count} other layers"
 
 
 def _always_zero(readings: Sequence[Reading], row: SiteReading) -> tuple[frozenset[int], int]:

@@ -25,6 +25,7 @@ from gradiometer.rules import (
     stalled_training,
     symmetric_units,
     underflow,
+    unheld_parameters,
     unscaled_inputs,
     vanishing_gradient,
 )
@@ -97,7 +98,8 @@ def diagnose(what: Reading | Run, *, ignore: Iterable[str] | None = None) -> Dia
 
 
 def _diagnosis(run: Run) -> Diagnosis:
-    ended = [f for f in (output_mismatch.ended(run.notes),) if f is not None]
+    told = (output_mismatch.ended(run.notes), unheld_parameters.never_stepped(run.notes))
+    ended = [f for f in told if f is not None]
     reason = _missing(run)
     if reason and not ended:
         return Diagnosis((), _subject(run), conclusive=False, reason=reason)
@@ -117,6 +119,11 @@ def _remark(patients: Sequence[Patient]) -> str:
     for patient in patients:
         seen = patient.progress
         if seen.learning is False and seen.initial is not None and seen.current is not None and len(patients) == 1:
+            if seen.little:
+                return (
+                    f"Little has been learned so far: the loss is {seen.current:.3g}, and that of a constant guess "
+                    f"{seen.guess or 0:.3g}."
+                )
             return (
                 f"The loss does not fall ({seen.initial:.3g} at first, {seen.current:.3g} now), and the gradients "
                 "do not say why: none of the pathologies known so far is seen."
@@ -189,7 +196,7 @@ def _subject(run: Run) -> str:
     parameters = sum(m.parameters for m in run.models)
     parts = [
         names,
-        f"{layers} weight layers" if layers else "",
+        f"{layers} weight layer{'s' if layers != 1 else ''}" if layers else "",
         f"{parameters:,} parameters" if parameters else "",
         f"{run.steps:,} step{'s' if run.steps != 1 else ''}" if run.steps else "",
     ]

@@ -8,7 +8,7 @@ from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.curve import Curve, curve, finite
 from gradiometer.rules.hints import DRIFT, drift, without_warm_up
 from gradiometer.rules.reversed_sign import reversed_sign
-from gradiometer.rules.steps import LONG, gradients, length, reach
+from gradiometer.rules.steps import LONG, gradients, length, reach, typical
 
 TWICE = 1.0
 """Rise above the beginning and above a constant guess, as a share of the larger of both, from which on a loss has
@@ -44,11 +44,11 @@ def check(patient: Patient) -> list[Finding]:
     limit = RUNAWAY if not patient.alone else TWICE if guess is not None else WILD
     if rise <= limit or not (shape.growing or _stays(shape)):
         return []
-    longest = max((s for r in patient.readings if (s := length(r)) is not None), default=0.0)
+    longest = typical(patient.recent, length, last=10) or 0.0
     grown = _grown(patient)
-    ahead = [far / abs(r.loss) for r in patient.readings if r.loss and (far := reach(r)) is not None]
+    ahead = [far / abs(r.loss) for r in patient.recent if r.loss and (far := reach(r)) is not None]
     too_long = longest >= LONG or max(ahead, default=0.0) >= 1.0
-    if guess is None and not (too_long or grown >= TENFOLD):
+    if guess is None and (not (too_long or grown >= TENFOLD) or _longer(patient)):
         return []
     cause = "steps too long for the loss: each overshoots" if too_long else "the loss rises, and not by long steps"
     remedies = ("a learning rate ten times smaller", "gradient clipping", "warm-up")
@@ -68,7 +68,7 @@ def check(patient: Patient) -> list[Finding]:
                 "loss": shape.level,
                 "constant_guess": guess,
                 "quarters": shape.parts,
-                "longest_update_to_weight_ratio": longest,
+                "update_to_weight_ratio": longest,
                 "growth_of_the_gradient": grown,
                 "growth_of_the_outputs": drifted,
                 "first_order_decrease_over_loss": max(ahead, default=None),
@@ -78,7 +78,7 @@ def check(patient: Patient) -> list[Finding]:
             explanation=(
                 f"The loss has grown from {values[0]:.3g} to {shape.level:.3g}"
                 + (f", where a constant guess costs {guess:.3g}." if guess is not None else ".")
-                + f" The gradient's norm has grown {grown:.2g}-fold, and the longest steps seen move the weights by "
+                + f" The gradient's norm has grown {grown:.2g}-fold, and a step moves the weights by "
                 f"{longest:.1e} of their size: {cause}."
             ),
             remedies=remedies,
@@ -90,6 +90,12 @@ def check(patient: Patient) -> list[Finding]:
 def _stays(shape: Curve) -> bool:
     """Whether the newest losses are where they were a quarter of the training before, and swing no more than noise."""
     return shape.level >= 0.7 * shape.parts[2] and shape.swing < STILL * abs(shape.level)
+
+
+def _longer(patient: Patient) -> bool:
+    """Whether the examples have another size than at first: a loss that is summed over them grows with it."""
+    shapes = [{row.name: row.shape[1:] for row in r.sites} for r in (patient.early[0], patient.last)]
+    return any(shape != shapes[1].get(name, shape) for name, shape in shapes[0].items())
 
 
 def _grown(patient: Patient) -> float:

@@ -15,8 +15,17 @@ from gradiometer.rules.steps import LONG, gradients, length, weights
 WINDOW = 40
 """Losses before a step that make its recent range."""
 
-HISTORY = 10
-"""Losses without which there is no range."""
+HISTORY = 20
+"""Losses without which there is no range, as many as `progress.ENOUGH` asks for."""
+
+PASSING = 2
+"""Steps after which a single bad batch is over, and no harm done."""
+
+HUGE = 100.0
+"""Times the loss before from which on a batch is worth a warning even if it passes: no example is as hard as that."""
+
+NOTHING = 1e-6
+"""Share of the largest loss so far below which the usual loss is zero."""
 
 BEYOND = 5.0
 """Distance of the logarithm from its median in the window, in standard deviations. The losses of small batches spread
@@ -56,15 +65,18 @@ def check(patient: Patient) -> list[Finding]:
     following = values[at + 1 : at + 4]
     if not thrown and back is not None and following and median(following) > ALONE * values[at]:
         return []  # the weights are where they were, and what they are asked for has changed
+    passing = not thrown and back is not None and back <= PASSING and times < HUGE
     near = {r.step: r for r in patient.readings if abs(r.step - step) <= 1}
     told = "; ".join(
         f"step {k}: gradient {gradients(r):.2g}, update {length(r) or 0:.1e} of the weights" for k, r in near.items()
     )
-    recovered = f"came back within {back} steps" if back is not None else "has not come back since"
+    recovered = (
+        f"came back within {back} step{'s' if back != 1 else ''}" if back is not None else "has not come back since"
+    )
     return [
         Finding(
             kind="loss_spike",
-            severity="warning",
+            severity="info" if passing else "warning",
             sites=("loss",),
             evidence={
                 "step": step,
@@ -106,12 +118,15 @@ def _is_spike(patient: Patient, values: Sequence[float], i: int) -> bool:
     middle = median(window)
     height = values[i] - middle
     progress = patient.progress
-    level = max(abs(progress.guess if progress.guess is not None else values[0]), abs(middle))
+    first = median(values[:HISTORY])
+    level = max(abs(progress.guess if progress.guess is not None else first), abs(middle))
+    if abs(middle) <= NOTHING * max(map(abs, values[: i + 1])):
+        return False  # a loss that is mostly zero has no range to leave
     if height <= TOP * level or height <= TIMES * (max(window) - middle):
         return False
-    if min(window) <= 0:  # a log-likelihood: it has no zero to count in factors from, and tails of any length
+    if min(window) < 0:  # a log-likelihood: it has no zero to count in factors from, and tails of any length
         return height > ODD * (max(window) - middle)
-    spread = MAD * median(abs(math.log(v / middle)) for v in window)
+    spread = MAD * median(abs(math.log(v / middle)) for v in window if v)
     return math.log(values[i] / middle) > BEYOND * spread
 
 

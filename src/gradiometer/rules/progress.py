@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from gradiometer.records import Reading
+from gradiometer.rules.curve import MAD
 
 ENOUGH = 20
 """Losses below this number say nothing: a first drop and its noise cannot be told apart."""
@@ -85,8 +86,7 @@ def progress(losses: Sequence[tuple[int, float]], readings: Sequence[Reading] = 
     finite = math.isfinite(losses[-1][1])
     scale = abs(reference) or 1.0
     learning: bool | None = reference - current >= enough and kept and finite
-    # 1.4826 makes a standard deviation of a median distance.
-    noise = 1.4826 * spread / math.sqrt(length) / scale
+    noise = MAD * spread / math.sqrt(length) / scale
     gap = (reference - current) / scale
     # A first loss may be low by chance, ten of them are not.
     trained = guess is not None and max(initial, _level(values[:10])) < TRAINED * guess

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from statistics import median
+import math
+from statistics import mean, median, stdev
 from typing import NamedTuple
 
 from gradiometer.records import Finding, Severity
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule
+from gradiometer.rules.curve import finite
+from gradiometer.rules.drawn import as_drawn
 from gradiometer.rules.hints import without_warm_up
 from gradiometer.rules.progress import LITTLE
-from gradiometer.rules.steps import length, reach, typical, weights
+from gradiometer.rules.steps import length, removable, typical, weights
 
 SHORT = 0.05
 """Share of the loss that all steps together can at most have removed, below which they are too short.
@@ -43,12 +46,12 @@ def check(patient: Patient) -> list[Finding]:
     if progress.learning is not False or progress.ever or patient.failed or not patient.recent:
         return []
     count = len(patient.losses)
-    far = typical(patient.recent, reach)
+    far = removable(patient)
     moved = typical(patient.recent, length)
     reference = progress.guess if progress.guess is not None else progress.initial
     if far is None or reference is None or (progress.gap >= LITTLE and not _decayed(patient)):
         return []
-    share = far * count / (abs(reference) or 1.0)
+    share = far / abs(reference) if reference else math.inf
     evidence: dict[str, object] = {
         "step": patient.last.step,
         "loss": progress.current,
@@ -58,21 +61,29 @@ def check(patient: Patient) -> list[Finding]:
         "removable_share_of_the_loss": share,
         "onset": 0,
     }
-    said = f"After {count:,} steps the loss is {progress.current:.3g}, and was {progress.initial:.3g} at first"
+    said = f"After {count:,} steps the loss is {progress.current:.3g}, and was {patient.losses[0][1]:.3g} at first"
     said += f" (that of a constant guess is {progress.guess:.3g})." if progress.guess is not None else "."
+    fallen = (progress.initial or 0.0) - (progress.current or 0.0) > SHORT * abs(progress.initial or 0.0)
     why = _why(patient)
     if not patient.alone or _warming_up(patient):
         return []
-    if share < SHORT and count >= MANY:
-        tiny = (patient.last.learning_rate or 1.0) <= TINY
+    known = progress.guess is not None or as_drawn(list(patient.early[0].parameters)) is not None
+    if share < SHORT and count >= MANY and known and not (fallen and progress.guess is None):
+        rate = patient.last.learning_rate
+        tiny = rate is not None and rate <= TINY
         cause, todo, evidence["made_by_the_optimizer"] = why or _SHORT._replace(optimizer=tiny)
         said += f" A step moves the weights by {moved or 0.0:.1e} of their size; all of them together can have removed "
-        return [_finding("critical", evidence, cause, f"{said}{share:.1g} of the loss at most: {cause}.", todo)]
+        return [_finding("critical", evidence, cause, f"{said}{100 * share:.1g} % of the loss at most: {cause}.", todo)]
     at_guess = progress.guess is not None and abs(progress.gap) < LITTLE
     if count < (MANY if why else PATIENCE) or not (at_guess or _decayed(patient)):
         return []
+    if why is None and _below(patient, progress.guess):
+        return []
     cause, todo, evidence["made_by_the_optimizer"] = why or _UNKNOWN
-    said += f" The weights move by {moved or 0.0:.1e} of their size a step, and it has no bearing on the loss: {cause}."
+    said += (
+        f" The weights move by {moved or 0.0:.1e} of their size a step, and no effect of that on the loss can be told "
+    )
+    said += f"from its noise: {cause}."
     return [_finding("critical" if why else "warning", evidence, cause, said, todo)]
 
 
@@ -89,7 +100,7 @@ _UNKNOWN = _Why(
     "why is not known",
     (
         "check that inputs and targets belong to each other (shuffled apart?)",
-        "overfit one batch: if that fails, the model is at fault, else the data",
+        "overfit one batch: if that fails, the model is at fault, else the data (it may be all noise)",
         "another learning rate",
     ),
 )
@@ -112,6 +123,12 @@ def _why(patient: Patient) -> _Why | None:
         cause = "the schedule has brought the learning rate down before anything was learned"
         return _Why(cause, ("a schedule that falls later", "a constant learning rate at first"), optimizer=True)
     return None
+
+
+def _below(patient: Patient, guess: float | None) -> bool:
+    """Whether the last half lies below the constant guess by more than its noise: a little was learned."""
+    half = finite(patient.losses)[len(patient.losses) // 2 :]
+    return guess is not None and guess - mean(half) > 3 * stdev(half) / math.sqrt(len(half))
 
 
 def _decayed(patient: Patient) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from gradiometer.records import ParameterReading, Reading
-from gradiometer.rules.base import RECENT
+from gradiometer.rules.base import RECENT, Patient
 
 LONG = 0.03
 """Update-to-weight ratio of the whole network from which on a step is long: thirty times the usual 1e-3
@@ -25,6 +25,18 @@ def reach(reading: Reading) -> float | None:
         if p.grad_rms is not None and p.update_rms is not None
     ]
     return math.fsum(parts) if parts else None
+
+
+def removable(patient: Patient) -> float | None:
+    """The most that all steps together can have taken off the loss: what each sampled one can, until the next one."""
+    found = {r.step: value for r in patient.readings if (value := reach(r)) is not None}
+    if not found:
+        return None
+    steps = sorted(found)
+    ends = [*steps[1:], max(len(patient.losses), steps[-1] + 1)]
+    # Of two samples the larger counts for what lies between them, so that it stays a bound.
+    largest = [max(found[a], found.get(b, 0.0)) for a, b in zip(steps, ends, strict=True)]
+    return math.fsum(value * (b - a) for value, a, b in zip(largest, steps, ends, strict=True))
 
 
 def length(reading: Reading) -> float | None:

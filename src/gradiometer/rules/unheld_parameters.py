@@ -192,6 +192,23 @@ def _unused(patient: Patient) -> Finding | None:
     )
 
 
+def never_stepped(notes: Sequence[str]) -> Finding | None:
+    """The finding for a training whose optimizer never steps, as the notes of a run tell."""
+    told = next((note for note in notes if note.startswith("backward was called") and note.endswith("stepped")), None)
+    if told is None:
+        return None
+    return Finding(
+        kind="frozen_parameters",
+        severity="critical",
+        sites=("optimizer",),
+        evidence={"note": told, "onset": 0},
+        cause="optimizer.step() is never called",
+        explanation=f"No parameter ever moves: {told}.",
+        remedies=("optimizer.step() after backward()",),
+        wrong_if="the weights are changed by hand",
+    )
+
+
 def _cleared(patient: Patient, lost: Sequence[ParameterReading]) -> Finding | None:
     """Gradients come back through the network, and none is there when the optimizer steps."""
     return (

@@ -43,6 +43,11 @@ _REMEDIES = {
     "time": ("a gated cell (LSTM, GRU)", "orthogonal or identity recurrent weights", "shorter sequences"),
 }
 
+_NOT_NEEDED = {
+    "layer": "the loss falls as fast with the first layers frozen as with them: then they are not needed",
+    "time": "the loss falls as fast with the first steps cut off: then nothing that matters is that long ago",
+}
+
 RECOVERED = 1.0
 """Decades by which the loss by depth has become less since birth when a training is finding its own way out."""
 
@@ -130,7 +135,7 @@ def _finding(patient: Patient, profile: Profile, severity: Severity) -> Finding:
         cause=cause,
         explanation=said,
         remedies=order,
-        wrong_if="the loss falls as fast with the first layers frozen as with them: then they are not needed",
+        wrong_if=_NOT_NEEDED["layer" if profile.axis == "layer" else "time"],
     )
 
 
