@@ -93,7 +93,7 @@ class Cases:
         """Registers a function without arguments as a training in which nothing is to be found."""
 
         def add(make: Callable[[], Training]) -> Callable[[], Training]:
-            self.all.append(Case(name or make.__name__, lambda sick: make(), good=good))
+            self.all.append(Case(name or make.__name__, lambda _: make(), good=good))
             return make
 
         return add

@@ -6,6 +6,7 @@ the order in which they ran, these tensors show where the first NaN or Inf stand
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from gradiometer.probe.explanation import at_the_edge, count, explain, is_mask, nonfinite, numbers
 from gradiometer.probe.graph import ACCUMULATE
 from gradiometer.probe.nodes import of_node, plain
-from gradiometer.records import Birth
+from gradiometer.probe.roster import Roster
+from gradiometer.records import Birth, Reading
 
 LIMIT = 20_000
 """Nodes of a graph that are read; reading takes about as long as the pass that made them, once in a training."""
@@ -24,6 +26,28 @@ LIMIT = 20_000
 _RAW, _SAVED = "_raw_saved_", "_saved_"
 _VIEWS = ("t", "transpose", "to_copy", "view", "permute", "expand", "unsqueeze", "reshape_alias")
 _NEAR = 3  # edges between an operation and its own parameter: a transpose, a cast
+
+
+class Aftermath:
+    """Finds out where the first loss that is not finite came from, once in a training, and makes a reading of it."""
+
+    def __init__(self) -> None:
+        """Nothing has happened yet."""
+        self._found: tuple[Birth | None, float] | None = None
+        self._told = False
+
+    def look(self, root: Tensor, roster: Roster) -> None:
+        """Looks at a loss on the CPU before its backward pass; elsewhere asking for its value would stop the queue."""
+        if self._found is None and root.device.type == "cpu" and root.numel() == 1 and not math.isfinite(root.item()):
+            self._found = born(root, roster.parameter_names), float(root.detach())
+
+    def reading(self, number: int, step: int, time: float, level: str) -> Reading | None:
+        """What was found, as the reading of the step that it ends, once."""
+        if self._found is None or self._told:
+            return None
+        self._told = True
+        birth, loss = self._found
+        return None if birth is None else Reading(step, number, time, loss, 1.0, level, 1, (), (), birth=birth)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from gradiometer.measures import Scalar, resolve
-from gradiometer.probe import aftermath, graph, intercept, observation
+from gradiometer.probe import graph, intercept, observation
+from gradiometer.probe.aftermath import Aftermath
 from gradiometer.probe.bookkeeper import Bookkeeper
 from gradiometer.probe.losses import Losses
 from gradiometer.probe.notices import check_devices, say
@@ -25,7 +26,7 @@ from gradiometer.probe.sink import Sink
 from gradiometer.probe.sites import SiteTracker
 from gradiometer.probe.steps import StepNotes
 from gradiometer.probe.unrest import Unrest
-from gradiometer.records import Birth, ModelInfo, Reading
+from gradiometer.records import ModelInfo, Reading
 
 WINDOW_STEPS = 16
 """A window with several optimizers waits at most this many steps for each of them to step."""
@@ -60,8 +61,7 @@ class Probe:
         self._total = 0
         self._meter: ParameterMeter | None = None
         self._inside = 0.0
-        self._aftermath: tuple[Birth | None, float] | None = None  # of the first loss that was not finite
-        self._aftermath_told = False
+        self._aftermath = Aftermath()
         self._waiting_manual = False
         self._in_pass = False
         self._devices_checked = False
@@ -204,7 +204,7 @@ class Probe:
             self._notes.pass_begins()
             for root in self._losses.backward_begins(roots):
                 if not self._window:
-                    self._look_back(root)
+                    self._aftermath.look(root, self.roster)
                 else:
                     self._loss_operations = graph.loss_operations(root, self.sites.nodes)
                     if not self._total:  # once: the graph is walked down to its leaves
@@ -215,12 +215,6 @@ class Probe:
                         self._bookkeeper.begins(root, self.sites, scaled=scaled)
         except Exception as error:
             self.fault("loss", error)
-
-    def _look_back(self, root: torch.Tensor) -> None:
-        """Finds out where a loss came from that is not finite, in a step that is not sampled; once in a training."""
-        known = self._aftermath is None and root.device.type == "cpu" and root.numel() == 1
-        if known and not math.isfinite(root.item()):
-            self._aftermath = aftermath.born(root, self.roster.parameter_names), float(root.detach())
 
     def backward_ends(self, failed: bool = False) -> None:
         """Ends a pass; one that failed is forgotten, since a training that goes on leaves it out as well."""
@@ -299,8 +293,8 @@ class Probe:
             self._worry(number, loss.item())
         if self._window:
             self._read(number, step, loss)
-        elif self._aftermath is not None and not self._aftermath_told:
-            self._tell_aftermath(number, step)
+        elif (found := self._aftermath.reading(number, step, perf_counter() - self._began, self._level)) is not None:
+            self._sink.add_reading(found)
         self._steps[number] = step + 1
         self._total += 1
         self._recent[number] = self._total
@@ -357,13 +351,6 @@ class Probe:
         self._sink.add_reading(reading)
         if not math.isfinite(loss_value) and loss is not None:
             self.flush()
-
-    def _tell_aftermath(self, number: int, step: int) -> None:
-        self._aftermath_told = True
-        birth, loss = self._aftermath or (None, math.nan)
-        if birth is not None:
-            now = perf_counter() - self._began
-            self._sink.add_reading(Reading(step, number, now, loss, 1.0, self._level, 1, (), (), birth=birth))
 
     def _open(self) -> None:
         self._window = True

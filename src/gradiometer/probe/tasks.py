@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gradiometer.measures import Scalar, around_center, binary_entropy, class_entropy, resolve
+from gradiometer.measures import Scalar, around_center, resolve
+from gradiometer.probe.comparing import (
+    BINARY,
+    CLASSES,
+    DIFFERENCES,
+    LOSSES,
+    compared,
+    range_and_spread,
+    range_of,
+    scalar,
+)
 from gradiometer.probe.nodes import of_node, plain
 from gradiometer.records import Task
 
 _LIMIT = 32
 _DEPTH = 4  # operations before the loss that are named
-_SUM = 2  # what autograd calls reduction="sum"
 
 _VIEWS = frozenset(
     """view unsafe_view reshape reshape_alias transpose t permute squeeze unsqueeze expand select slice clone to_copy
@@ -28,31 +36,7 @@ _VIEWS = frozenset(
 )
 _REDUCING = frozenset(("mean", "sum", "div", "mul", "neg"))  # between a loss and what backward is called on
 
-_RANGES = {
-    "relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0),
-    "hardtanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0), "softplus": (0.0, math.inf),
-}  # fmt: skip
-
-
-def _huber(node: Any) -> Callable[[Tensor], Tensor]:
-    delta = node._saved_delta
-    return lambda d: torch.where(d.abs() < delta, d.square() / 2, delta * (d.abs() - delta / 2))
-
-
-def _smooth(node: Any) -> Callable[[Tensor], Tensor]:
-    beta = node._saved_beta
-    return lambda d: torch.where(d.abs() < beta, d.square() / (2 * beta), d.abs() - beta / 2) if beta else d.abs()
-
-
-_DIFFERENCES: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
-    "mse_loss": lambda _: torch.square,
-    "huber_loss": _huber,
-    "smooth_l1_loss": _smooth,
-}
 _BY_HAND = {"pow": "mse_loss", "abs": "l1_loss"}  # (y - t) ** 2 and |y - t|, which is how torch writes l1_loss too
-_CLASSES = ("nll_loss", "nll_loss2d")
-_BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
-_LOSSES = {*_DIFFERENCES, *_CLASSES, *_BINARY}
 
 
 class _Draft(NamedTuple):
@@ -84,7 +68,7 @@ def find(root: Tensor, output: Tensor | None = None) -> list[_Draft]:
             continue
         seen.add(node)
         name = plain(node.name())
-        if name in _LOSSES:
+        if name in LOSSES:
             draft = _draft(node, name, direct and len(seen) == 1)
             if draft is not None:
                 out.append(draft)
@@ -133,16 +117,16 @@ def _draft(node: Any, name: str, direct: bool) -> _Draft | None:
         return None
     output, target = saved
     before, width = _before(node)
-    examples = target.numel() if name in _CLASSES else (target.shape[0] if target.dim() else 1)
+    examples = target.numel() if name in CLASSES else (target.shape[0] if target.dim() else 1)
     stretched = any(
         n > 1 and s == 0 for x in (output, target) for n, s in zip(x.shape, x.stride(), strict=True)
-    ) and name in (*_DIFFERENCES, *_BINARY)
+    ) and name in (*DIFFERENCES, *BINARY)
     numbers: dict[str, Scalar] = {}
     if target.numel() and target.device.type != "meta":
-        numbers = _numbers(node, name, output, target, stretched)
-        low, high = _range(node, next((b for b in before if b != "dropout"), ""))
-        if name in _DIFFERENCES and (math.isfinite(low) or math.isfinite(high)):
-            numbers["beyond"] = _scalar((target - target.clamp(low, high)).float().square().mean().sqrt())
+        numbers = compared(node, name, output, target, stretched)
+        low, high = range_of(node, next((b for b in before if b != "dropout"), ""))
+        if name in DIFFERENCES and (math.isfinite(low) or math.isfinite(high)):
+            numbers["beyond"] = scalar((target - target.clamp(low, high)).float().square().mean().sqrt())
     loss = "nll_loss" if name == "nll_loss2d" else name
     task = Task(loss, before, examples, width, broadcast=stretched, direct=direct)
     return _Draft(task, numbers)
@@ -168,7 +152,7 @@ def _by_hand(loss: str, node: Any, difference: Any, direct: bool, output: Tensor
     if output is None or target is None:
         return _Draft(task, {})
     cost = torch.square if loss == "mse_loss" else torch.abs
-    numbers: dict[str, Scalar] = {"guess": around_center(target, cost), **_range_and_spread(output, target)}
+    numbers: dict[str, Scalar] = {"guess": around_center(target, cost), **range_and_spread(output, target)}
     return _Draft(task, numbers)
 
 
@@ -188,79 +172,10 @@ def _other_side(node: Any, difference: Any, output: Tensor | None) -> Tensor | N
     return y - d if sides[0] is output.grad_fn else y + d
 
 
-def _range_and_spread(output: Tensor, target: Tensor) -> dict[str, Scalar]:
-    return {
-        "target_min": _scalar(target.amin()),
-        "target_max": _scalar(target.amax()),
-        "target_spread": _spread(target),
-        "output_spread": _spread(output.detach()),
-        "output_min": _scalar(output.amin()),
-        "output_max": _scalar(output.amax()),
-    }
-
-
 def _shape(node: Any) -> tuple[int, ...]:
     """The shape of what a node made, empty if it does not tell."""
     known = getattr(node, "_input_metadata", None)
     return tuple(int(n) for n in known[0].shape) if known else ()
-
-
-def _range(node: Any, activation: str) -> tuple[float, float]:
-    """What an activation before a loss can give; a clipped one keeps its bounds in its node (ReLU6 is one of them)."""
-    if activation == "hardtanh":
-        while node is not None and plain(node.name()) != "hardtanh":
-            node = node.next_functions[0][0]
-        if node is not None:
-            return float(node._saved_min_val), float(node._saved_max_val)
-    return _RANGES.get(activation, (-math.inf, math.inf))
-
-
-def _numbers(node: Any, name: str, output: Tensor, target: Tensor, stretched: bool) -> dict[str, Scalar]:
-    whole = node._saved_reduction == _SUM
-    even = math.nan  # what answering all classes alike costs: too small a batch says nothing of their frequencies
-    if name in _CLASSES:
-        # Elsewhere counting classes would stop the queue: there all count as equally frequent.
-        counted = target.device.type == "cpu"
-        guess = class_entropy(target, node._saved_ignore_index) if counted else math.nan
-        even = math.log(output.shape[1] if output.dim() > 1 else output.shape[0])
-        valid = target != node._saved_ignore_index
-        count = valid.sum() if whole else 1.0
-        last = output.shape[1] - 1 if output.dim() > 1 else output.shape[0] - 1
-        low, high = torch.where(valid, target, last).amin(), torch.where(valid, target, 0).amax()
-        numbers: dict[str, Scalar] = {"target_min": _scalar(low), "target_max": _scalar(high)}
-        if node._saved_weight is not None:
-            guess = even = math.nan  # weighted classes have another best constant
-    else:
-        numbers = {"target_min": _scalar(target.amin()), "target_max": _scalar(target.amax())}
-        numbers |= {"target_spread": _spread(target), "output_spread": _spread(output)}
-        count = float(target.numel()) if whole else 1.0
-        if name in _BINARY:
-            weighted = node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None
-            guess, even = (math.nan, math.nan) if weighted else (binary_entropy(target), math.log(2))
-        else:
-            # Of targets that were stretched nobody knows any more which dimension counts the examples.
-            guess = math.nan if stretched else around_center(target, _DIFFERENCES[name](node))
-    return numbers | {
-        "guess": guess,
-        "even": even,
-        "count": _scalar(count),
-        "output_min": _scalar(output.amin()),
-        "output_max": _scalar(output.amax()),
-    }
-
-
-def _spread(x: Tensor) -> Scalar:
-    if not x.dim() or x.shape[0] < 2:
-        return math.nan
-    x = x.float() if x.dtype not in (torch.float32, torch.float64) else x
-    return _scalar((x - x.mean(0)).square().mean().sqrt())
-
-
-def _scalar(x: Tensor | float) -> Scalar:
-    if not isinstance(x, Tensor):
-        return x
-    x = x.detach()
-    return float(x) if x.device.type == "cpu" else x.float()
 
 
 def _saved(node: Any) -> tuple[Tensor, Tensor] | None:

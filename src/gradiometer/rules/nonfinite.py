@@ -72,7 +72,9 @@ def _finding(patient: Patient, reading: Reading) -> Finding:
         evidence["weights"] = len(weights)
         todo = ("a smaller learning rate", "gradient clipping", "every=1 to see the step at which it happens")
     elif reading.birth is not None:
-        sites, cause, said, todo = _born(reading.birth, when, reading.sites or patient.last.sites)
+        sites, cause, said, todo = _born(
+            reading.birth, when, next((r.sites for r in (reading, *patient.readings) if r.sites), ())
+        )
         evidence |= {"direction": reading.birth.direction, **reading.birth.inputs}
     elif forward is not None:
         i = reading.sites.index(forward)
