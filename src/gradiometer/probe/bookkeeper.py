@@ -70,11 +70,17 @@ class Bookkeeper:
         """The ledger of the step that ends, empty if none was kept."""
         tracing, self._tracing = self._tracing, None
         self._readings += 1
+        if sites.log is not None and tracing is None:  # where only parameters are watched nothing is traced
+            self._due = self._next()
         if tracing is None and not sites.lookout.births.any:
             return Traced()
         names = observation.names(sites.observations)
         if tracing is None:
             return Traced(birth=sites.lookout.births.found(names))
-        self._due = min(max(2, 2 * (self._readings - 1)), self._readings - 1 + SELDOM)
+        self._due = self._next()
         traced = tracing.read(names, roster.parameter_names, roster.trained)
         return traced.unscaled(float(scale))
+
+    def _next(self) -> int:
+        """The reading that gets the next ledger."""
+        return min(max(2, 2 * (self._readings - 1)), self._readings - 1 + SELDOM)

@@ -227,7 +227,7 @@ class Probe:
         self.sites.backward_ended(failed)
         if self._window and not failed:
             with self._guard("gradient"):
-                self._notes.backward_ends(self.roster.parameters())
+                self._notes.backward_ends()
         if failed:
             self._losses.backward_failed()
         elif self.manual:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class StepNotes:
         self._drafts: list[Any] = []
         self._output: Tensor | None = None
         self._features: Features | None = None
+        self._parameters: list[Tensor] = []
         self._carried: dict[int, Scalar] = {}
         self._copies: dict[int, Tensor] = {}
         self._ratio: tuple[Scalar, Scalar] | None = None
@@ -56,12 +57,15 @@ class StepNotes:
             self._drafts += tasks.find(root, self._output)
         self._output = None
         if not self._began:
-            self._carried = {id(p): norm(p.grad) for p in parameters if p.grad is not None}
+            self._parameters = list(parameters)
+            self._carried = {id(p): norm(p.grad) for p in self._parameters if p.grad is not None}
         self._began = True
 
-    def backward_ends(self, parameters: Sequence[Tensor]) -> None:
+    def backward_ends(self) -> None:
         """Keeps a few elements of what the backward pass left."""
-        having = [p for p in parameters if p.grad is not None and p.grad.layout is torch.strided and p.grad.numel()]
+        having = [
+            p for p in self._parameters if p.grad is not None and p.grad.layout is torch.strided and p.grad.numel()
+        ]
         few = having[:: max(1, len(having) // _SAMPLED)]
         self._copies = {id(p): _sample(p).clone() for p in few}
 
