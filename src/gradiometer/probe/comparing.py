@@ -11,13 +11,9 @@ from torch import Tensor
 
 from gradiometer.measures import Scalar, around_center, binary_entropy, class_entropy
 from gradiometer.probe.nodes import plain
+from gradiometer.records.task import BOUNDED
 
 _SUM = 2  # what autograd calls reduction="sum"
-
-_RANGES = {
-    "relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0),
-    "hardtanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0), "softplus": (0.0, math.inf),
-}  # fmt: skip
 
 
 def _huber(node: Any) -> Callable[[Tensor], Tensor]:
@@ -41,7 +37,7 @@ LOSSES = {*DIFFERENCES, *CLASSES, *BINARY}
 
 
 def range_and_spread(output: Tensor, target: Tensor) -> dict[str, Scalar]:
-    """Of outputs and targets the smallest, the largest, and the distance from each output\'s own mean."""
+    """Of outputs and targets the smallest, the largest, and the distance from each output's own mean."""
     return {
         "target_min": scalar(target.amin()),
         "target_max": scalar(target.amax()),
@@ -59,7 +55,7 @@ def range_of(node: Any, activation: str) -> tuple[float, float]:
             node = node.next_functions[0][0]
         if node is not None:
             return float(node._saved_min_val), float(node._saved_max_val)
-    return _RANGES.get(activation, (-math.inf, math.inf))
+    return BOUNDED.get(activation, (-math.inf, math.inf))
 
 
 def compared(node: Any, name: str, output: Tensor, target: Tensor, stretched: bool) -> dict[str, Scalar]:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+BOUNDED: Mapping[str, tuple[float, float]] = {
+    "softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0),
+    "hardtanh": (-1.0, 1.0), "relu": (0.0, math.inf), "softplus": (0.0, math.inf),
+}  # fmt: skip
+"""Smallest and largest value that an activation gives."""
 
 
 @dataclass(frozen=True, slots=True)

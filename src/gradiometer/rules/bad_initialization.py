@@ -12,6 +12,7 @@ from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import tasks as cases
 from gradiometer.rules.depth import MOVING, parameters_of, takes_part
 from gradiometer.rules.patience import severity
+from gradiometer.rules.saturated_units import SQUASHING
 
 FAR = 1.0
 """Decades by which one layer is off: by itself it makes signal or gradient ten times larger or smaller.
@@ -27,7 +28,6 @@ TOGETHER = 2.0
 """Decades by which layers one after the other change the signal: from there on a vanishing gradient is told as well."""
 
 _RECTIFIERS = frozenset("relu relu6 leaky_relu prelu rrelu elu celu gelu silu mish softplus hardswish".split())
-_SQUASHING = frozenset("sigmoid tanh hardtanh hardsigmoid softsign".split())  # nothing grows beyond one behind them
 _ODD = frozenset("embedding embedding_bag bilinear lstm gru rnn rnn_tanh rnn_relu".split())  # have scales of their own
 _PASSING = ("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_alpha_dropout")
 
@@ -52,7 +52,9 @@ def check(patient: Patient) -> list[Finding]:
     for sign in (-1, 1):
         off = [layer for layer in _layers(birth) if sign * layer.decades >= OFF]
         far = [layer for layer in off if sign * layer.decades >= FAR]
-        adding = [layer for layer in off if sign < 0 or layer.activation not in _SQUASHING]
+        adding = [
+            layer for layer in off if sign < 0 or layer.activation not in SQUASHING
+        ]  # nothing grows beyond one behind them
         whole = math.fsum(sign * layer.decades for layer in adding)
         if not far and (len(adding) < 3 or whole < TOGETHER):
             continue

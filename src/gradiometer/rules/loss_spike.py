@@ -21,8 +21,9 @@ HISTORY = 20
 PASSING = 2
 """Steps after which a single bad batch is over, and no harm done."""
 
-HUGE = 100.0
-"""Times the loss before from which on a batch is worth a warning even if it passes: no example is as hard as that."""
+HARD = 3.0
+"""Height in constant guesses (or in losses of the beginning, if these were higher) up to which a batch that passes may
+be one of rare examples: being sure and wrong of a few costs no more, and what is learned of the others is kept."""
 
 NOTHING = 1e-6
 """Share of the largest loss so far below which the usual loss is zero."""
@@ -65,7 +66,12 @@ def check(patient: Patient) -> list[Finding]:
     following = values[at + 1 : at + 4]
     if not thrown and back is not None and following and median(following) > ALONE * values[at]:
         return []  # the weights are where they were, and what they are asked for has changed
-    passing = not thrown and back is not None and back <= PASSING and times < HUGE
+    passing = (
+        not thrown
+        and back is not None
+        and back <= PASSING
+        and values[at] < HARD * max(_level(patient, values), abs(median(values[:HISTORY])))
+    )
     near = {r.step: r for r in patient.readings if abs(r.step - step) <= 1}
     told = "; ".join(
         f"step {k}: gradient {gradients(r):.2g}, update {length(r) or 0:.1e} of the weights" for k, r in near.items()
@@ -109,6 +115,12 @@ def _thrown(patient: Patient, step: int) -> bool:
     return bool(before and after and before[-1] > 0 and abs(math.log(after[0] / before[-1])) > MOVED)
 
 
+def _level(patient: Patient, values: Sequence[float]) -> float:
+    """What a constant guess costs, or else what the first steps did."""
+    guess = patient.progress.guess
+    return abs(guess if guess is not None else median(values[:HISTORY]))
+
+
 def _before(values: Sequence[float], i: int) -> float:
     return max(abs(median(values[max(0, i - WINDOW) : i])), 1e-30)
 
@@ -117,9 +129,7 @@ def _is_spike(patient: Patient, values: Sequence[float], i: int) -> bool:
     window = values[max(0, i - WINDOW) : i]
     middle = median(window)
     height = values[i] - middle
-    progress = patient.progress
-    first = median(values[:HISTORY])
-    level = max(abs(progress.guess if progress.guess is not None else first), abs(middle))
+    level = max(_level(patient, values), abs(middle))
     if abs(middle) <= NOTHING * max(map(abs, values[: i + 1])):
         return False  # a loss that is mostly zero has no range to leave
     if height <= TOP * level or height <= TIMES * (max(window) - middle):

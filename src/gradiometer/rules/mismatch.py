@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,12 +16,6 @@ smoothed targets over ``ln 10``; Szegedy et al., 2016); a softmax too many leave
 
 SMALL = 0.1
 """Share from which on it is worth a word: half of what a loss must lose for a training to count as learning."""
-
-BOUNDED = {
-    "softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0),
-    "hardtanh": (-1.0, 1.0), "relu": (0.0, math.inf), "softplus": (0.0, math.inf),
-}  # fmt: skip
-"""Smallest and largest value that an activation gives."""
 
 DIFFERENCES = ("mse_loss", "huber_loss", "smooth_l1_loss")
 BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")

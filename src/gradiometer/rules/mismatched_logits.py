@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from gradiometer.records import Reading, Task
-from gradiometer.rules.mismatch import BOUNDED, LARGE, SMALL, Mismatch, first, nearest
+from gradiometer.records.task import BOUNDED
+from gradiometer.rules.mismatch import LARGE, SMALL, Mismatch, first, nearest
 
 _TWICE = ("softmax", "sigmoid")
 """What the loss does once more itself: never meant."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from gradiometer.records import Reading, Severity, Task
-from gradiometer.rules.mismatch import BINARY, BOUNDED, DIFFERENCES, LARGE, SMALL, Mismatch, nearest
+from gradiometer.records.task import BOUNDED
+from gradiometer.rules.mismatch import BINARY, DIFFERENCES, LARGE, SMALL, Mismatch, nearest
 
 ALIKE = 1e-5
 """Of the targets' range: what rounding makes of a spread of zero in float32, a hundred times over."""

@@ -17,7 +17,6 @@ WHOLE = 1.0
 """First-order decrease of one step over the loss itself: a step that should remove all of the loss at once has left
 the range in which the gradient says anything."""
 
-
 PART = 0.1
 """The same that must be there for a step that is long against the weights: small weights alone make it so too."""
 

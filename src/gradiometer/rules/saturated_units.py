@@ -18,7 +18,7 @@ NEARLY_ALL = 0.9
 """Fraction of a layer's values on the flat part that leaves nothing to the average unit."""
 
 
-_SQUASHING = frozenset({"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign"})
+SQUASHING = frozenset({"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign"})
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -87,7 +87,7 @@ def squashing(reading: Reading, *, outputs: bool = False) -> list[SiteReading]:
         row
         for i, row in enumerate(reading.sites)
         if row.saturation is not None
-        and row.site.operation in _SQUASHING
+        and row.site.operation in SQUASHING
         and not row.gates
         and (outputs or i < last.get(row.site.model, -1))
     ]

@@ -25,7 +25,7 @@ MANY = 100
 """Steps from which on a training is judged by what it has had, and not by what a warm-up may yet bring."""
 
 RISING = 1.5
-"""Factor by which the steps have grown in the second half of a training that is warming up (a linear one doubles)."""
+"""Growth of the learning rate in the second half of a training that is warming up (a linear one doubles)."""
 
 DECAYED = 0.03
 """Share of the usual learning rate of the run that a schedule has left: that of a cosine after nine tenths of it."""
@@ -37,7 +37,8 @@ PULLED = 0.1
 """Share of the norm at birth that is left of weights that decay holds down."""
 
 PATIENCE = 200
-"""Steps at a constant guess, with steps of a good length, after which that is worth a word."""
+"""Steps at a constant guess after which that is worth a word though the steps are long enough: twice `MANY`, since here
+nothing but the loss speaks for it."""
 
 
 def check(patient: Patient) -> list[Finding]:
