@@ -21,9 +21,9 @@ HISTORY = 20
 PASSING = 2
 """Steps after which a single bad batch is over, and no harm done."""
 
-HARD = 3.0
+HARD = 10.0
 """Height in constant guesses (or in losses of the beginning, if these were higher) up to which a batch that passes may
-be one of rare examples: being sure and wrong of a few costs no more, and what is learned of the others is kept."""
+be one of rare examples: being sure and wrong of a few, with a weight of ten on their class, costs no more."""
 
 NOTHING = 1e-6
 """Share of the largest loss so far below which the usual loss is zero."""
