@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, images
-from benchmarks.gauntlet.held_out.common import accuracy, explained, first_symbol, fit, surface
+from benchmarks.gauntlet.tuned.former_common import accuracy, explained, first_symbol, fit, surface
 from benchmarks.gauntlet.training import Cases, Training
 from torch import Tensor, nn
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, images, minibatches
-from benchmarks.gauntlet.held_out.common import (
+from benchmarks.gauntlet.tuned.former_common import (
     accuracy,
     chain,
     explained,

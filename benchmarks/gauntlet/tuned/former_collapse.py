@@ -8,7 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, minibatches
-from benchmarks.gauntlet.held_out.common import accuracy, at_rest, fit, recall
+from benchmarks.gauntlet.tuned.former_common import accuracy, at_rest, fit, recall
 from benchmarks.gauntlet.training import Cases, Training
 from torch import Tensor, nn
 

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, minibatches
-from benchmarks.gauntlet.held_out.common import (
+from benchmarks.gauntlet.tuned.former_common import (
     accuracy,
     chain,
     explained,

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, images, minibatches
-from benchmarks.gauntlet.held_out.common import accuracy, explained, fit, surface
+from benchmarks.gauntlet.tuned.former_common import accuracy, explained, fit, surface
 from benchmarks.gauntlet.training import Cases, Training
 from torch import Tensor, nn
 
