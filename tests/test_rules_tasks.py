@@ -110,6 +110,8 @@ def binary(y):
 X, C = blobs()
 U, T = line()
 BCE = F.binary_cross_entropy_with_logits
+SOFT = F.one_hot(C).float() * 0.9 + 0.025
+KL, KL_OF_LOGS = (nn.KLDivLoss(reduction="batchmean", log_target=logs) for logs in (False, True))
 
 MISMATCHED = {
     "softmax": lambda: train(net(nn.Softmax(1)), F.cross_entropy, x=X, y=C),
@@ -117,6 +119,13 @@ MISMATCHED = {
     "sigmoid": lambda: train(net(nn.Sigmoid()), F.cross_entropy, x=X, y=C),
     "nll of raw scores": lambda: train(net(), F.nll_loss, x=X, y=C, lr=1e-3),
     "nll of probabilities": lambda: train(net(nn.Softmax(1)), F.nll_loss, x=X, y=C),
+    "softmax over the batch": lambda: train(net(nn.LogSoftmax(0)), F.nll_loss, x=X, y=C),
+    "log of a softmax over the batch": lambda: train(net(), lambda o, t: F.nll_loss(o.softmax(0).log(), t), x=X, y=C),
+    "divergence of probabilities": lambda: train(net(nn.Softmax(1)), KL, x=X, y=SOFT),
+    "divergence of raw scores": lambda: train(net(), KL, x=X, y=SOFT, lr=1e-3),
+    "divergence, log_target": lambda: train(net(nn.LogSoftmax(1)), KL_OF_LOGS, x=X, y=SOFT),
+    "softmax before soft labels": lambda: train(net(nn.Softmax(1)), F.cross_entropy, x=X, y=SOFT),
+    "counts in a row, outputs in a column": lambda: train(net(outputs=1), F.poisson_nll_loss, x=U, y=T[:, 0].exp()),
     "one class": lambda: train(net(outputs=1), F.cross_entropy, x=X, y=torch.zeros_like(C)),
     "softmax of one": lambda: train(net(nn.Softmax(1), outputs=1), F.binary_cross_entropy, x=U, y=binary(T)),
     "sigmoid twice": lambda: train(net(nn.Sigmoid(), outputs=1), BCE, x=U, y=binary(T)),
@@ -136,6 +145,17 @@ FITTING = {
     "cross-entropy": lambda: train(net(), F.cross_entropy, x=X, y=C),
     "too short a step": lambda: train(net(), F.cross_entropy, x=X, y=C, lr=1e-7),
     "smoothed": lambda: train(net(), lambda o, t: F.cross_entropy(o, t, label_smoothing=0.1), x=X, y=C),
+    "soft labels": lambda: train(net(), F.cross_entropy, x=X, y=SOFT),
+    "divergence": lambda: train(net(nn.LogSoftmax(1)), KL, x=X, y=SOFT),
+    "divergence, not learning": lambda: train(net(nn.LogSoftmax(1)), KL, x=X, y=SOFT, lr=1e-7),
+    "divergence of logarithms": lambda: train(net(nn.LogSoftmax(1)), KL_OF_LOGS, x=X, y=SOFT.log()),
+    "a warm student": lambda: train(
+        net(), lambda o, t: 4 * KL((o / 2).log_softmax(1), t) + F.cross_entropy(o, t.argmax(1)), x=X, y=SOFT
+    ),
+    "weighted": lambda: train(
+        net(), lambda o, t: F.cross_entropy(o, t, weight=torch.tensor([1.0, 9.0, 0.1, 2.0])), x=X, y=C
+    ),
+    "counts": lambda: train(net(outputs=1), F.poisson_nll_loss, x=U, y=T.exp()),
     "nll of log_softmax": lambda: train(net(nn.LogSoftmax(1)), F.nll_loss, x=X, y=C),
     "nll of log of softmax": lambda: train(
         net(nn.Softmax(1)), lambda o, t: F.nll_loss((o + 1e-8).log(), t), x=X, y=C, lr=0.05
@@ -182,6 +202,15 @@ def test_output_and_loss_that_fit_raise_no_alarm(name):
     run = FITTING[name]()
     assert worst(run, output_mismatch.RULE) in ("nothing", "info")
     assert worst(first(run), output_mismatch.RULE) in ("nothing", "info")
+
+
+def test_learning_is_known_of_soft_labels_divergences_and_weights():
+    for name in ("soft labels", "divergence", "divergence of logarithms", "weighted"):
+        (patient,) = _patients(FITTING[name]())
+        assert patient.progress.guess is not None
+        assert patient.progress.learning
+    (patient,) = _patients(FITTING["divergence, not learning"]())
+    assert patient.progress.learning is False
 
 
 def test_place_of_a_softmax_is_named():

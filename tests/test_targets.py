@@ -155,13 +155,22 @@ def planes(c: Tensor, n: int) -> Tensor:
     return c.reshape(1, -1, 1, 1).expand(n, -1, 3, 2)
 
 
-GUESSES = {
+GUESSES: dict[str, Case] = {
     "cross entropy": Case(F.cross_entropy, classes(N), (5,)),
     "ignored": Case(lambda y, t, **k: F.cross_entropy(y, t, ignore_index=2, **k), classes(N, ignored=2), (5,)),
     "ignored -100": Case(F.cross_entropy, classes(N, ignored=-100), (5,)),
     "nll": Case(lambda y, t, **k: F.nll_loss(F.log_softmax(y, 1), t, **k), classes(N), (5,)),
     "nll of planes": Case(F.cross_entropy, classes(N // 6, 3, 2), (5,), planes),
     "planes ignored": Case(F.cross_entropy, classes(N // 6, 3, 2, ignored=-100), (5,), planes),
+    "weighted classes": Case(
+        lambda y, t, **k: F.cross_entropy(y, t, weight=torch.tensor([1.0, 5.0, 0.3, 2.0, 20.0], dtype=y.dtype), **k),
+        classes(N), (5,)),
+    "weighted, ignored": Case(
+        lambda y, t, **k: F.cross_entropy(y, t, weight=torch.tensor([1.0, 0.0, 3.0, 2.0, 2.0], dtype=y.dtype),
+                                          ignore_index=2, **k), classes(N, ignored=2), (5,)),
+    "weighted positives": Case(
+        lambda y, t, **k: F.binary_cross_entropy_with_logits(
+            y, t, pos_weight=torch.tensor([9.0, 0.2, 1.0], dtype=y.dtype), **k), coins, (3,)),
     "bce": Case(lambda y, t, **k: F.binary_cross_entropy(y.sigmoid(), t, **k), coins, (3,)),
     "bce of logits": Case(F.binary_cross_entropy_with_logits, coins, (3,)),
     "bce, soft": Case(F.binary_cross_entropy_with_logits, lambda: torch.rand(N, 3) ** 2, (3,)),
@@ -174,11 +183,15 @@ GUESSES = {
     "huber, wide": Case(lambda y, t, **k: F.huber_loss(y, t, delta=3.0, **k), numbers(3), (3,)),
     "smooth l1": Case(F.smooth_l1_loss, numbers(3), (3,)),
     "smooth l1, wide": Case(lambda y, t, **k: F.smooth_l1_loss(y, t, beta=4.0, **k), numbers(2, 3), (2, 3)),
-}
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("name", GUESSES)
+MEAN_ONLY = ("weighted classes", "weighted, ignored")
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction"), [(n, r) for n in GUESSES for r in ("mean", "sum") if r == "mean" or n not in MEAN_ONLY]
+)
 def test_guess_is_the_minimum_over_constants(name: str, reduction: str) -> None:
     case, target = GUESSES[name], GUESSES[name].target()
     n = len(target)
@@ -190,7 +203,7 @@ def test_guess_is_the_minimum_over_constants(name: str, reduction: str) -> None:
     assert task.guess == pytest.approx(expected, rel=3e-3)  # of which 1 / 2n a degree of freedom
 
 
-@pytest.mark.parametrize("name", [n for n in GUESSES if "ignored" not in n])
+@pytest.mark.parametrize("name", [n for n in GUESSES if "ignored" not in n and n != "weighted classes"])
 def test_without_a_reduction_it_is_that_of_the_mean(name: str) -> None:
     case, target = GUESSES[name], GUESSES[name].target()
     output = torch.randn(case.stretch(torch.zeros(case.outputs), len(target)).shape, requires_grad=True)
@@ -222,17 +235,20 @@ def test_the_guess_is_right_on_average_also_of_small_batches(reduction: str) -> 
 
 
 UNKNOWN = {
-    "weighted classes": lambda y, t: F.cross_entropy(y, t.argmax(1), weight=torch.rand(3)),
+    "weighted classes, summed": lambda y, t: F.cross_entropy(y, t.argmax(1), weight=torch.rand(3), reduction="sum"),
+    "weighted classes, one by one": lambda y, t: F.cross_entropy(
+        y, t.argmax(1), weight=torch.rand(3), reduction="none").mean(),
     "weighted bce": lambda y, t: F.binary_cross_entropy_with_logits(y, t, weight=torch.rand(3)),
     "weighted bce of probabilities": lambda y, t: F.binary_cross_entropy(y.sigmoid(), t, weight=torch.rand(3)),
-    "weighted positives": lambda y, t: F.binary_cross_entropy_with_logits(y, t, pos_weight=torch.rand(3)),
+    "twice weighted positives": lambda y, t: F.binary_cross_entropy_with_logits(
+        y, t, weight=torch.rand(3), pos_weight=torch.rand(3)),
+    "positives of each example": lambda y, t: F.binary_cross_entropy_with_logits(y, t, pos_weight=torch.rand(40, 1)),
     "one example": lambda y, t: F.mse_loss(y[:1], t[:1]),
     "one huber": lambda y, t: F.huber_loss(y[:1], t[:1]),
     "a number": lambda y, t: F.smooth_l1_loss(y[0, 0], t[0, 0]),
     "nothing": lambda y, t: F.mse_loss(y[:0], t[:0], reduction="sum"),
     "no class": lambda y, t: F.cross_entropy(y[:0], t[:0].argmax(1), reduction="sum"),
-    "few, weighted": lambda y, t: F.cross_entropy(y[:4], t[:4].argmax(1), weight=torch.rand(3)),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -243,6 +259,10 @@ def test_a_guess_that_nobody_can_make(name: str) -> None:
 
 EVEN = {
     "three classes": (lambda y, t: F.cross_entropy(y[:4], t[:4].argmax(1)), math.log(3)),
+    "three weighted": (lambda y, t: F.cross_entropy(y[:4], t[:4].argmax(1), weight=torch.rand(3)), math.log(3)),
+    "weighted positives": (lambda y, t: F.binary_cross_entropy_with_logits(y[:4], t[:4] * 0 + 1,
+                                                                          pos_weight=torch.tensor(7.0)),
+                           7 * math.log(2)),
     "three classes, summed": (lambda y, t: F.cross_entropy(y[:4], t[:4].argmax(1), reduction="sum"), 4 * math.log(3)),
     "one example of no dimension": (lambda y, t: F.cross_entropy(y[0], t[0].argmax()), math.log(3)),
     "planes": (lambda y, t: F.cross_entropy(y.view(1, 20, 2, 3), t.new_zeros(1, 2, 3).long() + torch.arange(6).view(

@@ -21,6 +21,7 @@ NAN, INF = math.nan, math.inf
 TASK = Task(
     loss="mse_loss", before=("tanh", "linear"), examples=32, width=10, guess=2.302585092994046, outputs=(-1.0, 1.0),
     targets=(0.1 + 0.2, 5e-324), spread=(0.0, 1.7e308), beyond=0.25, broadcast=True, direct=False,
+    sums=(0.5, 1.0 + 2**-52),
 )  # fmt: skip
 INPUTS = Inputs(rms=1e-30, offset=1e12, spread=1.0, feature=7, features=784)
 EXTRAS = {"offset": 0.1, "correlation": -1.0, "positions": -0.25, "entropy": 0.0, "sharpness": 31.5, "lost": 1.0}

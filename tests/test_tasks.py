@@ -133,8 +133,9 @@ DONE: dict[str, tuple[Callable[[Tensor], Tensor], list[tuple[str, bool]]]] = {
     "one value of many": (lambda y: mse(y).unsqueeze(0), [("mse_loss", False)]),
     "twice the same": (lambda y: (lambda loss: loss + loss)(mse(y)), [("mse_loss", False)]),
     "label smoothing": (lambda y: F.cross_entropy(y, classes(), label_smoothing=0.1), [("nll_loss", False)]),
-    "probabilities": (lambda y: F.cross_entropy(y, torch.ones(N, K) / K), []),
-    "divergence": (lambda y: F.kl_div(y.log_softmax(1), torch.ones(N, K) / K, reduction="sum"), []),
+    "probabilities": (lambda y: F.cross_entropy(y, torch.ones(N, K) / K), [("cross_entropy", True)]),
+    "divergence": (
+        lambda y: F.kl_div(y.log_softmax(1), torch.ones(N, K) / K, reduction="sum"), [("kl_div", True)]),
     "by hand": (lambda y: y.square().mean(), []),
     "no graph": (lambda y: mse(y.detach()), []),
 }  # fmt: skip

@@ -43,6 +43,10 @@ LOSSES: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
     "cross entropy": lambda net, x, t: F.cross_entropy(net(x), t),
     "two": lambda net, x, t: F.cross_entropy(net(x).softmax(1), t) + F.mse_loss(net(x).relu(), x[:, :K]) / 2,
     "bce": lambda net, x, t: F.binary_cross_entropy(net(x).sigmoid(), F.one_hot(t, K).float()),
+    "soft": lambda net, x, t: F.cross_entropy(net(x), F.one_hot(t, K).float(), label_smoothing=0.1),
+    "divergence": lambda net, x, t: F.kl_div(net(x).log_softmax(1), F.one_hot(t, K).float(), reduction="batchmean"),
+    "weighted": lambda net, x, t: F.cross_entropy(net(x), t, weight=torch.linspace(0.5, 2, K)),
+    "pairs": lambda net, x, t: F.poisson_nll_loss(net(x)[:, :1].tanh(), t.float()),
 }
 WATCHES = {"full": {"every": 1}, "parameters": {"every": 1, "level": "parameters"}}
 
@@ -149,7 +153,23 @@ def freed_in_part(net: nn.Module, x: Tensor) -> Tensor:
     return F.mse_loss(p, torch.zeros(N, K))
 
 
-@pytest.mark.parametrize("loss", [changed_targets, changed_outputs, changed_scores, freed, freed_in_part])
+def freed_divergence(net: nn.Module, x: Tensor) -> Tensor:
+    loss = F.kl_div(net(x).log_softmax(1), torch.ones(N, K) / K, reduction="none").sum(1).mean() * 4 / 2
+    loss.backward()
+    return loss
+
+
+def changed_probabilities(net: nn.Module, x: Tensor) -> Tensor:
+    t = torch.ones(N, K) / K
+    loss = F.cross_entropy(net(x), t)
+    t.mul_(2)
+    return loss
+
+
+REFUSED = [changed_targets, changed_outputs, changed_scores, freed, freed_in_part]
+
+
+@pytest.mark.parametrize("loss", [*REFUSED, freed_divergence, changed_probabilities])
 def test_what_backward_refuses_is_for_torch_to_say(loss: Callable[[nn.Module, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     net = nn.Linear(6, K)
@@ -181,6 +201,10 @@ NOTHING: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded outputs": lambda y: F.mse_loss(y[:, :1].expand(N, K), torch.ones(N, K)),
     "targets with a gradient": lambda y: F.mse_loss(y, y * 2),
     "integer targets": lambda y: F.mse_loss(y[:, 0], torch.arange(N)),
+    "one soft label": lambda y: F.cross_entropy(y[0], torch.ones(K) / K),
+    "soft labels of float16": lambda y: F.cross_entropy(y.half(), torch.ones(N, K).half() / K),
+    "the divergence of one": lambda y: F.kl_div(y[0].log_softmax(0), torch.ones(K) / K, reduction="sum"),
+    "divided by nothing": lambda y: F.kl_div(y.log_softmax(1), torch.ones(N, K) / K, reduction="sum") / 0,
 }
 
 

@@ -7,8 +7,8 @@ import copy
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, images, minibatches
-from benchmarks.gauntlet.tuned.former_common import accuracy, explained, fit, surface
 from benchmarks.gauntlet.training import Cases, Training
+from benchmarks.gauntlet.tuned.former_common import accuracy, explained, fit, surface
 from torch import Tensor, nn
 
 CASES = Cases()

@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, minibatches
+from benchmarks.gauntlet.training import Cases, Training
 from benchmarks.gauntlet.tuned.former_common import (
     accuracy,
     chain,
@@ -17,7 +18,6 @@ from benchmarks.gauntlet.tuned.former_common import (
     recall,
     windows,
 )
-from benchmarks.gauntlet.training import Cases, Training
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 

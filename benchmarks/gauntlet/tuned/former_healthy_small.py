@@ -7,8 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, minibatches
-from benchmarks.gauntlet.tuned.former_common import accuracy, explained, fit, surface, two_moons
 from benchmarks.gauntlet.training import Cases, Training
+from benchmarks.gauntlet.tuned.former_common import accuracy, explained, fit, surface, two_moons
 from torch import Tensor, nn
 
 CASES = Cases()

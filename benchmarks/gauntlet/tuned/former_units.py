@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from benchmarks.gauntlet.data import digits, images, minibatches
+from benchmarks.gauntlet.training import Cases, Training
 from benchmarks.gauntlet.tuned.former_common import (
     accuracy,
     chain,
@@ -19,7 +20,6 @@ from benchmarks.gauntlet.tuned.former_common import (
     two_moons,
     windows,
 )
-from benchmarks.gauntlet.training import Cases, Training
 from torch import Tensor, nn
 
 CASES = Cases()

@@ -11,11 +11,12 @@ from gradiometer.measures.norms import norm
 from gradiometer.measures.precision import HALF, lost
 from gradiometer.measures.propagation import correlation, offset, positions
 from gradiometer.measures.sampling import spread
-from gradiometer.measures.targets import around_center, binary_entropy, class_entropy
+from gradiometer.measures.targets import FEW, around_center, binary_entropy, class_entropy, soft_entropy
 from gradiometer.measures.units import UNITS_LIMIT, unit_norms
 from gradiometer.measures.updates import UpdateMeter
 
 __all__ = [
+    "FEW",
     "HALF",
     "UNITS_LIMIT",
     "Features",
@@ -39,6 +40,7 @@ __all__ = [
     "resolve",
     "saturated",
     "sharpness",
+    "soft_entropy",
     "spread",
     "unit_norms",
     "zeros",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from gradiometer.measures import Scalar
 from gradiometer.probe import observation
 from gradiometer.probe.ledger import CallLog, Traced, Tracing
+from gradiometer.probe.replays import Replays
 from gradiometer.probe.roster import Roster
 from gradiometer.probe.sites import SiteTracker
 
@@ -36,6 +39,7 @@ class Bookkeeper:
         self.drop()
         if self._readings >= self._due:
             sites.log = CallLog()
+            sites.replays = Replays(sites.guarded)
             sites.propagation = True
 
     def begins(self, root: Tensor, sites: SiteTracker, *, scaled: bool) -> None:
@@ -43,6 +47,8 @@ class Bookkeeper:
         births = sites.lookout.births
         if scaled and self._tracing is not None and births.born_backward:
             self.drop()  # a gradient scaler skips a step that overflows, and this is the next try
+            if sites.replays is not None:
+                sites.replays.drop()
             births.forget_skipped()
         if root.device.type == "cpu":
             births.look_at_loss(root, sites.nodes)
@@ -50,13 +56,20 @@ class Bookkeeper:
             self._tracing = Tracing(root, sites.log, births, sites.guarded)
             self._tracing.install()
             self._active = True
+            if sites.replays is not None:
+                sites.replays.listening = True
 
-    def ends(self, failed: bool = False) -> None:
+    def ends(self, sites: SiteTracker, failed: bool = False) -> None:
         """That backward pass has ended; one that failed is no part of the step."""
         if self._active and self._tracing is not None:
             self._tracing.remove()
             if failed:
                 self.drop()
+            if sites.replays is not None:
+                if failed:
+                    sites.replays.drop()
+                else:
+                    sites.guarded("recurrence", sites.replays.replay)
         self._active = False
 
     def drop(self) -> None:
@@ -79,6 +92,9 @@ class Bookkeeper:
             return Traced(birth=sites.lookout.births.found(names))
         self._due = self._next()
         traced = tracing.read(names, roster.parameter_names, roster.trained)
+        if sites.replays is not None:
+            replayed = sites.replays.read(roster.parameter_names)
+            traced = replace(traced, recurrences=(*traced.recurrences, *replayed))
         return traced.unscaled(float(scale))
 
     def _next(self) -> int:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from gradiometer.measures import Scalar, around_center, binary_entropy, class_entropy
+from gradiometer.probe.kept import kept
 from gradiometer.probe.nodes import plain
 from gradiometer.records.task import BOUNDED
 
-_SUM = 2  # what autograd calls reduction="sum"
+_MEAN, _SUM = 1, 2  # what autograd calls the reductions
 
 
 def _huber(node: Any) -> Callable[[Tensor], Tensor]:
@@ -61,26 +62,36 @@ def range_of(node: Any, activation: str) -> tuple[float, float]:
 def compared(node: Any, name: str, output: Tensor, target: Tensor, stretched: bool) -> dict[str, Scalar]:
     """The same of a loss function of torch, and what answering a constant would cost."""
     whole = node._saved_reduction == _SUM
-    even = math.nan  # what answering all classes alike costs: too small a batch says nothing of their frequencies
+    # What answering all classes alike costs: too small a batch says nothing of their frequencies.
+    even: Scalar = math.nan
     if name in CLASSES:
         # Elsewhere counting classes would stop the queue: there all count as equally frequent.
         counted = target.device.type == "cpu"
-        guess = class_entropy(target, node._saved_ignore_index) if counted else math.nan
+        weight = kept(node, "weight")
+        guess = class_entropy(target, node._saved_ignore_index, weight) if counted else math.nan
         even = math.log(output.shape[1] if output.dim() > 1 else output.shape[0])
         valid = target != node._saved_ignore_index
         count = valid.sum() if whole else 1.0
         last = output.shape[1] - 1 if output.dim() > 1 else output.shape[0] - 1
         low, high = torch.where(valid, target, last).amin(), torch.where(valid, target, 0).amax()
         numbers: dict[str, Scalar] = {"target_min": scalar(low), "target_max": scalar(high)}
-        if node._saved_weight is not None:
-            guess = even = math.nan  # weighted classes have another best constant
+        if node._saved_weight is not None and (weight is None or node._saved_reduction != _MEAN):
+            guess = even = math.nan  # only a mean is divided by the weights again
     else:
         numbers = {"target_min": scalar(target.amin()), "target_max": scalar(target.amax())}
         numbers |= {"target_spread": _spread(target), "output_spread": _spread(output)}
         count = float(target.numel()) if whole else 1.0
         if name in BINARY:
-            weighted = node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None
-            guess, even = (math.nan, math.nan) if weighted else (binary_entropy(target), math.log(2))
+            ones = kept(node, "pos_weight")
+            if ones is None:
+                known = getattr(node, "_saved_pos_weight", None) is None
+            else:  # weights of their own for each example have no constant answer
+                known = ones.dim() < target.dim() or ones.shape[:1] in ((), (1,))
+            if node._saved_weight is None and known:
+                guess = binary_entropy(target, ones)
+                even = math.log(2) if ones is None else scalar(math.log(2) * (ones * target + 1 - target).mean())
+            else:
+                guess = math.nan
         else:
             # Of targets that were stretched nobody knows any more which dimension counts the examples.
             guess = math.nan if stretched else around_center(target, DIFFERENCES[name](node))

@@ -220,7 +220,7 @@ class Probe:
         """Ends a pass; one that failed is forgotten, since a training that goes on leaves it out as well."""
         self.sites.backward -= 1
         if not self.sites.backward:
-            self._bookkeeper.ends(failed)
+            self._bookkeeper.ends(self.sites, failed)
         if not self.on or self.sites.backward:
             return
         self._in_pass = False

@@ -40,8 +40,10 @@ class Roster:
             self.paths.setdefault(id(module), (name, (prefix + path).rstrip(".")))
         for path, parameter in model.named_parameters():
             self._names.setdefault(id(parameter), (name, prefix + path))
-        transposed = (m for m in model.modules() if isinstance(m, _ConvTransposeNd))
-        self._transposed.update(id(m.weight) for m in transposed)
+        # A unit of an embedding is one of its dimensions, as long as no output layer shares the weight.
+        self._transposed |= _weights(model, _ConvTransposeNd, nn.Embedding, nn.EmbeddingBag) - _weights(
+            model, nn.Linear
+        )
         self._tell()
 
     def add_optimizer(self, optimizer: torch.optim.Optimizer) -> int:
@@ -161,6 +163,11 @@ class Roster:
             dtype = str(p.dtype).removeprefix("torch.")
             self._parameters[key] = Parameter(name, shape, number, p.requires_grad, model, unit_dim, dtype)
         return self._parameters[key]
+
+
+def _weights(model: nn.Module, *kinds: type) -> set[int]:
+    """``id`` of the weights of some kinds of layers; of one that is parametrized to ask for it would run its code."""
+    return {id(m._parameters.get("weight")) for m in model.modules() if isinstance(m, kinds)} - {id(None)}
 
 
 def _listed(value: object) -> bool:

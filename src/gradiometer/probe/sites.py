@@ -27,6 +27,7 @@ from gradiometer.probe.operations import (
 )
 from gradiometer.probe.outputs import measurable, tensors
 from gradiometer.probe.recompute import checkpointing, first_of
+from gradiometer.probe.replays import Replays
 
 Call = Callable[..., Any]
 _GATING = frozenset(("mul", "lerp", "addcmul", "where"))
@@ -56,6 +57,7 @@ class SiteTracker:
         self.foreign = 0  # depth of torch.autograd.grad, whose gradients are not those of the training
         self.on = True
         self.log: CallLog | None = None  # set where a ledger is kept
+        self.replays: Replays | None = None  # and in a watch
         self.lookout = Lookout()
         self.propagation = False  # whether offset and correlation are measured
         self._paths = paths
@@ -122,6 +124,10 @@ class SiteTracker:
             self.guarded("module", self._returned, module, args, output, place, leaf, before, version)
             if self.log is not None and not self.backward:
                 self.guarded("ledger", self._note_module, self.log, start, module, args, output, place, leaf, before)
+            if self.replays is not None and not self.backward and isinstance(module, nn.RNNBase):
+                operation, base = self._named(module, place)
+                site = (place[0], base or operation.name)
+                self.guarded("recurrence", self.replays.called, module, given, kwargs, output, *site)
             if self.propagation and isinstance(module, nn.MultiheadAttention):
                 self.guarded("attention", self._attended, before, attention.of_module, module, given, kwargs)
         return output
@@ -347,6 +353,9 @@ class SiteTracker:
         self._handles = []
         self.observations = []
         self.log = None  # it knows tensors and nodes of the graph
+        if self.replays is not None:
+            self.replays.drop()
+        self.replays = None
         self.lookout.restart()
 
     @staticmethod

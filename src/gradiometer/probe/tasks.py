@@ -24,7 +24,13 @@ from gradiometer.probe.comparing import (
     range_of,
     scalar,
 )
+from gradiometer.probe.kept import dimension, kept, shape
 from gradiometer.probe.nodes import of_node, plain
+from gradiometer.probe.normalized import sums
+from gradiometer.probe.pairing import paired
+from gradiometer.probe.reducing import passed
+from gradiometer.probe.weighing import DIVERGENCE, SOFT, Weighing, judged, weighing
+from gradiometer.probe.weighing import numbers as weighing_numbers
 from gradiometer.records import Task
 
 _LIMIT = 32
@@ -60,10 +66,11 @@ def find(root: Tensor, output: Tensor | None = None) -> list[_Draft]:
         ('mse_loss', ('relu',), 2.0)
     """
     out: list[_Draft] = []
-    queue = deque([(root.grad_fn, True)])
+    queue: deque[tuple[Any, bool, float | None]] = deque([(root.grad_fn, True, 1.0)])
     seen: set[Any] = set()
+    alone = True  # whether nothing was added so far
     while queue and len(seen) < _LIMIT:
-        node, direct = queue.popleft()
+        node, direct, factor = queue.popleft()
         if node is None or node in seen:
             continue
         seen.add(node)
@@ -76,7 +83,14 @@ def find(root: Tensor, output: Tensor | None = None) -> list[_Draft]:
             plain_loss = len(seen) <= 2 and all(plain(n.name()) in (name, "mean") for n in seen)
             out.append(_by_hand(_BY_HAND[name], node, difference, plain_loss, output))
         elif direct or name in _VIEWS or name in ("add", "sub", *_REDUCING):
-            queue.extend((parent, False) for parent, _ in node.next_functions)
+            if name in ("sub", "mul") and (weighed := weighing(node, output)) is not None:
+                out.append(_weighed(weighed, factor, alone))
+                seen.add(weighed.product)
+            elif name == "mul" and factor is not None and (pairs := _paired(node)) is not None:
+                out.append(pairs)
+            parents = [parent for parent, _ in node.next_functions]
+            alone = alone and sum(parent is not None for parent in parents) < 2
+            queue.extend((parent, False, passed(node, k, factor)) for k, parent in enumerate(parents))
     return out
 
 
@@ -86,6 +100,11 @@ def read(drafts: list[_Draft]) -> tuple[Task, ...]:
     tasks = []
     for task, numbers in drafts:
         found = {name: next(values) for name in numbers}
+        if task.loss in (DIVERGENCE, SOFT):
+            probabilities = judged(task.loss, found)
+            if probabilities is None:
+                continue
+            found = probabilities
         guess = found.get("guess", math.nan)
         if math.isnan(guess) and "even" in found:
             guess = found["even"]
@@ -102,6 +121,7 @@ def read(drafts: list[_Draft]) -> tuple[Task, ...]:
                 beyond=found.get("beyond", 0.0),
                 broadcast=task.broadcast,
                 direct=task.direct,
+                sums=_pair(found, "sum_min", "sum_max"),
             )
         )
     return tuple(tasks)
@@ -112,11 +132,10 @@ def _pair(found: dict[str, float], low: str, high: str) -> tuple[float, float] |
 
 
 def _draft(node: Any, name: str, direct: bool) -> _Draft | None:
-    saved = _saved(node)
-    if saved is None:
+    output, target = kept(node, "self"), kept(node, "target")
+    if output is None or target is None:
         return None
-    output, target = saved
-    before, width = _before(node)
+    before, width = _before(_first(node))
     examples = target.numel() if name in CLASSES else (target.shape[0] if target.dim() else 1)
     stretched = any(
         n > 1 and s == 0 for x in (output, target) for n, s in zip(x.shape, x.stride(), strict=True)
@@ -124,6 +143,8 @@ def _draft(node: Any, name: str, direct: bool) -> _Draft | None:
     numbers: dict[str, Scalar] = {}
     if target.numel() and target.device.type != "meta":
         numbers = compared(node, name, output, target, stretched)
+        if name in CLASSES:
+            numbers |= sums(node, output, target)
         low, high = range_of(node, next((b for b in before if b != "dropout"), ""))
         if name in DIFFERENCES and (math.isfinite(low) or math.isfinite(high)):
             numbers["beyond"] = scalar((target - target.clamp(low, high)).float().square().mean().sqrt())
@@ -141,12 +162,12 @@ def _difference(node: Any) -> Any:
 
 def _by_hand(loss: str, node: Any, difference: Any, direct: bool, output: Tensor | None) -> _Draft:
     """Of a difference taken by hand the shapes are known, and with the model's output the targets as well."""
-    shape = _shape(difference)
-    sides = [_shape(parent) for parent, _ in difference.next_functions if parent is not None]
-    n = shape[0] if shape else 1
+    made = shape(difference)
+    sides = [shape(parent) for parent, _ in difference.next_functions if parent is not None]
+    n = made[0] if made else 1
     # N outputs against N targets of another shape are N times N pairs; other shapes may be meant to be broadcast.
-    pairs = n > 1 and shape == (n, n) and bool(sides) and sides[0] in ((n,), (n, 1))
-    before, width = _before(difference)
+    pairs = n > 1 and made == (n, n) and bool(sides) and sides[0] in ((n,), (n, 1))
+    before, width = _before(_first(difference))
     task = Task(loss, before, n, width, broadcast=pairs, direct=direct)
     target = _other_side(node, difference, output)
     if output is None or target is None:
@@ -158,46 +179,47 @@ def _by_hand(loss: str, node: Any, difference: Any, direct: bool, output: Tensor
 
 def _other_side(node: Any, difference: Any, output: Tensor | None) -> Tensor | None:
     """The targets, from the difference that a node has kept and the output that went into it."""
-    hook = getattr(getattr(node, "_raw_saved_self", None), "unpack_hook", _saved)
-    if output is None or output.grad_fn is None or hook is not None:
+    if output is None or output.grad_fn is None:
         return None
     sides = [parent for parent, _ in difference.next_functions]
-    try:
-        d = node._saved_self.detach()
-    except RuntimeError:
+    if output.grad_fn not in sides:
         return None
-    if output.grad_fn not in sides or d.shape != output.shape or d.is_complex():
+    d = kept(node, "self")
+    if d is None or d.shape != output.shape or d.is_complex():
         return None
     y = output.detach()
     return y - d if sides[0] is output.grad_fn else y + d
 
 
-def _shape(node: Any) -> tuple[int, ...]:
-    """The shape of what a node made, empty if it does not tell."""
-    known = getattr(node, "_input_metadata", None)
-    return tuple(int(n) for n in known[0].shape) if known else ()
+def _weighed(found: Weighing, factor: float | None, alone: bool) -> _Draft:
+    """Weighed log-probabilities; what a constant answer costs is in the unit of the loss that backward is called on."""
+    before, width = _before(found.below)
+    count = width or found.weights.shape[-1]
+    task = Task(found.loss, before, found.weights.numel() // max(count, 1), width, direct=alone and factor is not None)
+    return _Draft(task, weighing_numbers(found, factor))
 
 
-def _saved(node: Any) -> tuple[Tensor, Tensor] | None:
-    """What the loss compares, ``None`` where asking for it would run somebody's hook.
-
-    A checkpoint computes its part of the network again when a tensor it has put away is asked for, and does so once.
-    """
-    for name in ("_raw_saved_self", "_raw_saved_target"):
-        hook = getattr(getattr(node, name, None), "unpack_hook", _saved)  # unknown to older versions of torch
-        if hook is not None:
-            return None
-    try:
-        return node._saved_self.detach(), node._saved_target.detach()
-    except RuntimeError:  # changed in place since: the backward pass will say so
+def _paired(node: Any) -> _Draft | None:
+    """A product of constants and outputs that pairs each with all; of its shapes alone."""
+    sides = [k for k, (parent, _) in enumerate(node.next_functions) if parent is not None]
+    if len(sides) != 1 or len(node.next_functions) != 2:
         return None
+    before, width = _before(node.next_functions[sides[0]][0])
+    n = paired(node, sides[0], before)
+    return None if n is None else _Draft(Task("mul", before, n, width, broadcast=True, direct=False), {})
 
 
-def _before(node: Any) -> tuple[tuple[str, ...], int | None]:
-    """Operations just before a loss, along its first input, and the size of the first softmax among them."""
+def _first(node: Any) -> Any:
+    return node.next_functions[0][0] if node.next_functions else None
+
+
+def _before(parent: Any) -> tuple[tuple[str, ...], int | None]:
+    """Operations just before a loss, beginning with this one, and the size of the first softmax among them.
+
+    They follow each other along their first inputs.
+    """
     names: list[str] = []
     width: int | None = None
-    parent = node.next_functions[0][0] if node.next_functions else None
     for _ in range(_LIMIT):
         if parent is None or len(names) >= _DEPTH or parent.name() == "torch::autograd::AccumulateGrad":
             break
@@ -209,18 +231,12 @@ def _before(node: Any) -> tuple[tuple[str, ...], int | None]:
         # Of a layer that has a bias the bias is the first input: beyond a layer nothing is asked for.
         if of_node(parent.name(), True).cause == "weights":
             break
-        parent = parent.next_functions[0][0] if parent.next_functions else None
+        parent = _first(parent)
     return tuple(names), width
 
 
 def _size(node: Any) -> int | None:
-    raw = getattr(node, "_raw_saved_result", None)
-    if raw is None or getattr(raw, "unpack_hook", _size) is not None:
+    result = kept(node, "result")
+    if result is None:
         return None
-    try:
-        result = node._saved_result
-    except RuntimeError:  # changed in place since, or set free: the backward pass will say so
-        return None
-    dim = node._saved_dim
-    dim = dim - 2**64 if dim >= 2**63 else dim  # autograd shows a negative one without its sign
-    return result.shape[dim] if result.dim() else 1
+    return result.shape[dimension(node)] if result.dim() else 1

@@ -14,8 +14,8 @@ UNIT_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 class Parameter:
     """One parameter tensor: its name in the model, shape, and the optimizer that holds it (-1 for none).
 
-    ``unit_dim`` is the dimension that counts output units: the first, but in transposed convolutions the second.
-    ``dtype`` is its number format, such as ``bfloat16``.
+    ``unit_dim`` is the dimension that counts output units: the first, but in transposed convolutions and embeddings the
+    second. ``dtype`` is its number format, such as ``bfloat16``.
     """
 
     name: str

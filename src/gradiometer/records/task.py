@@ -23,7 +23,10 @@ class Task:
     reduces it. ``outputs`` and ``targets`` are the smallest and the largest of each, ``spread`` their root mean square
     distance from each output's own mean. ``beyond`` is the root mean square distance of the targets from the range of
     the operation before the loss. ``broadcast`` says that the targets were stretched to the shape of the
-    outputs, or the outputs to theirs. ``direct`` says that ``backward`` was called on this loss itself.
+    outputs, or the outputs to theirs. ``direct`` says that ``backward`` was called on this loss itself. ``sums`` are
+    the smallest and the largest sum over the classes of the probabilities that a loss gets the logarithms of, where
+    they come from a softmax. Of losses that weigh log-probabilities with probabilities (``kl_div``, and
+    ``cross_entropy`` with soft labels) ``guess`` is in the unit of what ``backward`` was called on.
     """
 
     loss: str
@@ -37,6 +40,7 @@ class Task:
     beyond: float = 0.0
     broadcast: bool = False
     direct: bool = True
+    sums: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from gradiometer.records import Finding, ParameterReading, Reading, Severity, Si
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import tasks as cases
 from gradiometer.rules.depth import MOVING, parameters_of, takes_part
+from gradiometer.rules.loud_outputs import loud_outputs
 from gradiometer.rules.patience import severity
 from gradiometer.rules.saturated_units import SQUASHING
 
@@ -44,7 +45,10 @@ class _Layer:
 
 
 def check(patient: Patient) -> list[Finding]:
-    """One finding for the layers whose scale at birth is far off, where nothing behind them makes up for it."""
+    """One finding for the layers whose scale at birth is far off, where nothing behind them makes up for it.
+
+    Where no single layer is, the outputs may be too large all the same.
+    """
     birth = patient.early[0] if patient.early else patient.last
     if birth.step != 0:
         return []
@@ -63,7 +67,8 @@ def check(patient: Patient) -> list[Finding]:
         severe = severity(patient, stalled="info" if adapted else "critical", unknown="warning" if hopeless else "info")
         if severe != "info":
             found.append(_finding(far or off, off, whole, severe))
-    return found
+    loud = loud_outputs(patient) if not found else None
+    return [loud] if loud is not None else found
 
 
 def _layers(reading: Reading) -> list[_Layer]:
@@ -164,6 +169,7 @@ RULE = Rule(
         Case("unit normal weights before tanh, 128 wide", cases.drawn([11.3] * 3, loss="stalled", between=["tanh"])),
         Case("a hidden layer of zeros", cases.drawn([1.4, 0.0, 1.4], loss="stalled")),
         Case("a third of He's scale, nine times", cases.drawn([0.47] * 10, loss="stalled")),
+        Case("logits of ten at birth", cases.loud(6.0, 10.0, loss="worse")),
     ),
     healthy=(
         Case("He's", cases.drawn([1.41] * 10, loss="stalled")),
@@ -178,6 +184,11 @@ RULE = Rule(
         ),
         Case("an output layer of zeros", cases.drawn([1.41, 1.41, 0.0], loss="stalled")),
         Case("residual branches of zeros", cases.drawn([1.41, 0.0, 1.41], loss="stalled", between=["add", "relu"])),
+        Case("logits of two at birth", cases.loud(1.6, 2.0, loss="worse")),
+        Case("logits of ten at birth, that cost less", cases.loud(4.0, 10.0, loss="worse")),
+        Case("a large first loss of usual logits", cases.loud(6.0, 1.0, loss="worse")),
+        Case("logits of ten at birth, and it learns", cases.loud(6.0, 10.0, loss="learning")),
+        Case("logits of ten, of inputs of a hundred", cases.loud(6.0, 10.0, loss="worse", inputs=100.0)),
         Case("not from birth on", cases.drawn([0.008] * 4, loss="stalled", step=500)),
     ),
 )

@@ -25,6 +25,14 @@ At a norm of one it leaves language models a tenth to all of it, in most steps o
 leaves less than a twentieth sets the length of every step, and the learning rate no longer does.
 """
 
+HALF = 0.5
+"""Share of the loss that the clipped steps can at most have removed, measured by the gradient as it was, and that they
+could have removed with it."""
+
+MOMENTUM = 20.0
+"""Length of a step over learning rate times gradient up to which the steps are what the gradient makes them: that of a
+momentum of 0.95. Adam's, which clipping does not shorten, are thousands of times longer where little is left."""
+
 ENOUGH = 3
 """Readings below which "nearly all steps" says nothing."""
 
@@ -46,9 +54,11 @@ def check(patient: Patient) -> list[Finding]:
     if factor > LITTLE or not ratios or factor <= 0:
         return []
     fastest = max(ratios, key=ratios.__getitem__)
-    # Without clipping the steps would be long enough: it is not the learning rate that is too small.
+    # Without clipping the steps would be long enough: it is not the learning rate that is too small. The optimizer saw
+    # what was left of the gradient; the whole one would have made the steps longer by as much.
     share = _removable(patient)
-    held_back = ratios[fastest] < MOVING or share < SHORT <= share / factor
+    shortened = share < SHORT <= share / factor or share / factor < HALF <= share / factor**2
+    held_back = ratios[fastest] < MOVING or (shortened and _follow(readings))
     if not held_back or ratios[fastest] / factor < MOVING:
         return []
     names = sorted(ratios, key=ratios.__getitem__)
@@ -92,6 +102,17 @@ def _removable(patient: Patient) -> float:
     return far / abs(reference) if far is not None and reference else math.inf
 
 
+def _follow(readings: list[Reading]) -> bool:
+    """Whether the steps are as long as the gradient that the optimizer saw makes them."""
+    lengths = [
+        p.update_rms / (p.grad_rms * reading.learning_rate)
+        for reading in readings
+        for p in reading.parameters
+        if reading.learning_rate and p.grad_rms and p.update_rms is not None and len(p.parameter.shape) > 1
+    ]
+    return bool(lengths) and median(lengths) <= MOMENTUM
+
+
 def _ratios(readings: list[Reading]) -> dict[str, float]:
     """For each trainable weight matrix the median of its update-to-weight ratios."""
     found: dict[str, list[float]] = {}
@@ -111,8 +132,20 @@ RULE = Rule(
         Case(
             "with a step now and then that is not clipped", signals.clipped([1e-3] * 19 + [1.0], 5e-6, loss="stalled")
         ),
+        Case(
+            "to a hundredth of a flat loss's gradient",
+            signals.clipped([0.01] * 20, 1e-4, loss="stalled", gradient=1.5e-6),
+        ),
     ),
     healthy=(
+        Case(
+            "to a hundredth of a gradient too small anyway",
+            signals.clipped([0.01] * 20, 1e-4, loss="stalled", gradient=1e-7),
+        ),
+        Case(
+            "to a hundredth, and Adam moves no less for it",
+            signals.clipped([0.01] * 20, 1e-4, loss="stalled", gradient=1.5e-6, rate=1e-4),
+        ),
         Case("a norm of one in a training that learns", signals.clipped([0.3] * 20, 1e-3, loss="learning")),
         Case("small steps, and it learns", signals.clipped([1e-4] * 20, 2e-6, loss="learning")),
         Case("clipped hard, and Adam moves all the same", signals.clipped([1e-4] * 20, 1e-3, loss="stalled")),

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from gradiometer.records import Finding, Reading, SiteReading
+from gradiometer.records import Finding, Reading, Severity, SiteReading
 from gradiometer.rules import cases
 from gradiometer.rules.base import Case, Patient, Rule, percent
+from gradiometer.rules.blocked import blocked
 from gradiometer.rules.depth import profiles
+from gradiometer.rules.patience import PATIENCE, unwell
 from gradiometer.rules.vanishing_gradient import cut_off
 
 MOST = 0.7
 NEARLY_ALL = 0.9
+
+ALL_BUT = 0.97
+"""Fraction of dead units that leaves a layer next to nothing to say; worth a word where it is not known what a constant
+guess costs, and a loss may fall without the task being learned."""
 
 EXAMPLES = 300
 """Values that must all have been zero: a unit that fires for one example in a hundred is then missed with a chance of
@@ -39,10 +47,12 @@ def check(patient: Patient) -> list[Finding]:
     dead: dict[str, float] = {}
     seen: dict[str, int] = {}
     rows = {row.name: row for row in patient.last.sites if row.dead}
+    last = blocked(patient)
+    end = last.name if last is not None else None
     for row in rows.values():
         always, examples = _always_zero(patient.recent, row)
         fraction = len(always) / row.units
-        enough = examples >= EXAMPLES or (fraction == 1 and examples * row.units >= EXAMPLES)
+        enough = examples >= EXAMPLES or (fraction == 1 and (examples * row.units >= EXAMPLES or row.name == end))
         if enough and fraction >= limit(row.units):
             dead[row.name], seen[row.name] = fraction, examples
     if not dead:
@@ -50,9 +60,11 @@ def check(patient: Patient) -> list[Finding]:
     worst = sorted(dead, key=dead.__getitem__, reverse=True)
     whole = dead[worst[0]] >= NEARLY_ALL
     # A layer that is silent altogether, with no gradient below it, is beyond doubt, whatever the loss does meanwhile.
-    silent = dead[worst[0]] == 1 and cut_off(patient)
+    silent = dead[worst[0]] == 1 and (cut_off(patient) or end in worst)
     first_look = patient.progress.learning is None and dead[worst[0]] == 1 and _blocked(patient)
-    severity = patient.severity(stalled="critical" if whole else "warning", unknown="info")
+    mute = patient.progress.guess is None and dead[worst[0]] >= ALL_BUT and len(patient.losses) >= PATIENCE
+    doubt: Severity = "warning" if whole and (mute or unwell(patient)) else "info"
+    severity = patient.severity(stalled="critical" if whole else "warning", unknown="info", learning=doubt)
     severity = "critical" if silent or first_look else severity
     row = rows[worst[0]]
     stuck = ", and cannot come back by themselves" if severity != "info" else ""
@@ -120,6 +132,15 @@ def _onset(patient: Patient, names: Sequence[str]) -> int:
     return patient.last.step
 
 
+def _unguessed(dead: float) -> Patient:
+    """A loss that falls, of which it is not known what a constant guess costs."""
+    made = cases.chain([1.0] * 5, "relu", loss="learning", dead=dead)
+    readings = [replace(r, tasks=()) for r in made.recent]
+    return Patient(readings, readings, made.losses)
+
+
+_SMALL: dict[str, Any] = {"loss": "stalled", "units": 1, "examples": 8}
+
 RULE = Rule(
     kind="dead_units",
     check=check,
@@ -132,6 +153,9 @@ RULE = Rule(
             cases.chain([1.0, 1.0, 1.0, 0.0, 1.0], "relu", loss="learning", dead=1.0),
         ),
         Case("a silent layer in batches of four", cases.chain([1.0] * 5, "relu", loss="stalled", dead=1.0, examples=4)),
+        Case("nearly all dead, and a third learned", cases.chain([1.0] * 5, "relu", loss="little", dead=0.92)),
+        Case("all but one unit dead, no guess known", _unguessed(0.98)),
+        Case("an output of one unit that is always zero", cases.closed("relu", [0.0] * 3, **_SMALL)),
     ),
     healthy=(
         Case("ordinary sparsity", cases.chain([1.0] * 5, "relu", loss="stalled", dead=0.3)),
@@ -140,5 +164,10 @@ RULE = Rule(
         Case("most units off at birth", cases.chain([1.0] * 5, "relu", loss="unknown", dead=0.9)),
         Case("other units in every batch", cases.chain([1.0] * 5, "relu", loss="stalled", dead=0.8, moving=True)),
         Case("many dead, but learning", cases.chain([1.0] * 5, "relu", loss="learning", dead=0.8)),
+        Case("many dead, and a third learned", cases.chain([1.0] * 5, "relu", loss="little", dead=0.8)),
+        Case("nearly all dead, and most learned", cases.chain([1.0] * 5, "relu", loss="most", dead=0.92)),
+        Case("nearly all dead, trained before", cases.chain([1.0] * 5, "relu", loss="trained", dead=0.92)),
+        Case("nearly all dead, no guess known, learning", _unguessed(0.95)),
+        Case("an output of one unit, zero in two small batches", cases.closed("relu", [0.1, 0.0, 0.0], **_SMALL)),
     ),
 )

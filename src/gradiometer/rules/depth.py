@@ -17,6 +17,10 @@ from gradiometer.rules.base import RECENT, Patient
 SHALLOWEST = 4
 """Weight layers below which there is no depth to speak of."""
 
+SHALLOW = 8
+"""Weight layers below which the first one alone is the bottom: of five sigmoid layers the second is a fifth of the way
+up already."""
+
 SHORTEST = 8
 """Calls of one operation, one after the other, below which there is no time to speak of."""
 
@@ -113,11 +117,16 @@ def profile(
         return None
     axis, layers = _layers(weights, parameters or parameters_of((reading,)))
     through_time = max((r for r in reading.recurrences if r.model == model), key=lambda r: r.steps, default=None)
-    if len(layers) < SHALLOWEST and through_time is not None and through_time.steps >= SHORTEST:
-        axis = "time step"
-        steps = enumerate(through_time.gradients, 1)
-        layers = tuple(Layer(f"{through_time.parameter} at time step {t}", norm) for t, norm in steps)
-    few = max(2, len(layers) // 8)
+    if through_time is not None and through_time.steps >= SHORTEST:
+        over_time = [
+            Layer(f"{through_time.parameter} at time step {t}", g) for t, g in enumerate(through_time.gradients, 1)
+        ]
+        # A network that is deep and recurrent is judged by what is worse, if that is not a matter of course.
+        growth = _log_ratio(over_time[0].norm, over_time[-1].norm)
+        grows = not vanishing and math.isfinite(growth) and growth > max(0.0, _growth(layers))
+        if len(layers) < SHALLOWEST or grows:
+            axis, layers = "time step", tuple(over_time)
+    few = 1 if axis == "layer" and len(layers) < SHALLOW else max(2, len(layers) // 8)
     first, last = [layer.norm for layer in layers[:few]], [layer.norm for layer in layers[-few:] if layer.norm > 0]
     if len(layers) < SHALLOWEST or not last:
         return None
@@ -135,6 +144,11 @@ def profile(
         step=reading.step,
         through_time=through_time if axis == "time step" else None,
     )
+
+
+def _growth(layers: Sequence[Layer]) -> float:
+    """Decades by which the gradient grows from the last of some layers to the first."""
+    return _log_ratio(layers[0].norm, layers[-1].norm) if layers else 0.0
 
 
 def _layers(weights: Sequence[SiteReading], parameters: Mapping[str, str]) -> tuple[str, tuple[Layer, ...]]:
@@ -194,6 +208,8 @@ def profiles(patient: Patient, *, vanishing: bool) -> list[Profile]:
             recent = [p for r in traced[-1:] if (p := of(r)) is not None]
         if not recent:
             continue
+        # Only a reading with a ledger tells of time: those without one are not to be mixed with it.
+        recent = [p for p in recent if p.axis == "time step"] or recent
         middle = {name: median(getattr(p, name) for p in recent) for name in ("decades", "least")}
         chosen = replace(recent[-1], **middle)
         first = of(patient.early[0]) if patient.early else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from gradiometer.config import ignored
 from gradiometer.records import Diagnosis, Finding, Reading, Run
@@ -25,7 +26,7 @@ from gradiometer.rules import (
     stalled_training,
     symmetric_units,
     underflow,
-    unheld_parameters,
+    unreached_parameters,
     unscaled_inputs,
     vanishing_gradient,
 )
@@ -98,7 +99,7 @@ def diagnose(what: Reading | Run, *, ignore: Iterable[str] | None = None) -> Dia
 
 
 def _diagnosis(run: Run) -> Diagnosis:
-    told = (output_mismatch.ended(run.notes), unheld_parameters.never_stepped(run.notes))
+    told = (output_mismatch.ended(run.notes), unreached_parameters.never_stepped(run.notes))
     ended = [f for f in told if f is not None]
     reason = _missing(run)
     if reason and not ended:
@@ -139,9 +140,17 @@ def _examine(patient: Patient) -> Iterable[Finding]:
     yield from broken
     # What led to a NaN is seen in the readings before it; those after it say nothing any more.
     whole = nonfinite.without(patient) if broken else patient
+    if not whole.recent:
+        # What the very first loss compared is known even if it had no value.
+        first = min(patient.readings, key=lambda r: r.step, default=None)
+        if first is not None:
+            yield from output_mismatch.RULE.check(replace(whole, recent=[first]))
+        return
+    # With a learning rate of zero any network stands still: then the others judge as if the loss were not known.
+    unjudged = replace(whole, losses=()) if stalled_training.idle(whole) else whole
     for rule in RULES:
-        if rule is not nonfinite.RULE and whole.recent:
-            yield from rule.check(whole)
+        if rule is not nonfinite.RULE:
+            yield from rule.check(whole if rule is stalled_training.RULE else unjudged)
 
 
 def _missing(run: Run) -> str:

@@ -78,11 +78,14 @@ RULE = Rule(
         Case("the same, not learning", cases.chain([3.0] * 20, "relu", loss="stalled")),
         Case("50 batch-normalized layers without a skip", cases.chain([1.21] * 50, "relu", loss="stalled")),
         Case("the same with gradients of 1e-12", cases.chain([3.0] * 20, "relu", loss="stalled", top=1e-12)),
+        Case("a recurrence among six layers, 1.4 times a step", cases.through_time(1.4, 30, loss="stalled")),
     ),
     healthy=(
         Case("He initialization, 30 layers", cases.chain([1.0] * 30, "relu", loss="unknown")),
         Case("20 batch-normalized layers", cases.chain([1.21] * 20, "relu", loss="learning")),
         Case("large gradients everywhere", cases.chain([1.0] * 10, "relu", loss="stalled", top=1e6)),
+        Case("a recurrence among six layers, 1.1 times a step", cases.through_time(1.1, 30, loss="stalled")),
+        Case("the same, shrinking", cases.through_time(0.7, 30, loss="stalled")),
         Case("growing, and learning", cases.chain([1.5] * 20, "relu", loss="learning")),
     ),
 )

@@ -20,6 +20,15 @@ SMALL = 0.1
 DIFFERENCES = ("mse_loss", "huber_loss", "smooth_l1_loss")
 BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 
+ENTROPIES = ("nll_loss", "cross_entropy")
+"""Cross-entropy with classes as targets, and with probabilities."""
+
+SCORES = frozenset(
+    """linear addmm mm bmm matmul bilinear conv1d conv2d conv3d convolution softmax sigmoid tanh relu leaky_relu gelu
+    layer_norm batch_norm native_layer_norm native_batch_norm""".split()
+)
+"""What gives no log-probability for sure; a sum, a difference, a gather may well give one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
@@ -48,6 +57,6 @@ def first(task: Task) -> str:
 def nearest(task: Task) -> str:
     """The same, of cross-entropy the one before its log_softmax."""
     names = [name for name in task.before if "dropout" not in name]
-    if task.loss == "nll_loss" and names[:1] == ["log_softmax"]:
+    if task.loss in ENTROPIES and names[:1] == ["log_softmax"]:
         names = names[1:]
     return names[0] if names else ""

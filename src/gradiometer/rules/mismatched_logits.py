@@ -6,19 +6,13 @@ import math
 
 from gradiometer.records import Reading, Task
 from gradiometer.records.task import BOUNDED
-from gradiometer.rules.mismatch import LARGE, SMALL, Mismatch, first, nearest
+from gradiometer.rules.mismatch import ENTROPIES, LARGE, SCORES, SMALL, Mismatch, first, nearest
 
 _TWICE = ("softmax", "sigmoid")
 """What the loss does once more itself: never meant."""
 
 _NARROW = ("tanh", "hardtanh", "hardsigmoid")
 """Bounded on both sides, so that no logit leaves the interval whatever the weights are."""
-
-_SCORES = frozenset(
-    """linear addmm mm bmm matmul bilinear conv1d conv2d conv3d convolution softmax sigmoid tanh relu leaky_relu gelu
-    layer_norm batch_norm native_layer_norm native_batch_norm""".split()
-)
-"""What gives no log-probability for sure; a sum, a difference, a gather may well give one."""
 
 
 def single_class(task: Task, reading: Reading) -> Mismatch | None:
@@ -48,8 +42,10 @@ def single_class(task: Task, reading: Reading) -> Mismatch | None:
 
 def bounded_logits(task: Task) -> Mismatch | None:
     """Cross-entropy of logits that are held in an interval: it cannot come near zero."""
-    classes = task.loss == "nll_loss" and task.before[:1] == ("log_softmax",)
+    classes = task.loss in ENTROPIES and task.before[:1] == ("log_softmax",)
     operation = nearest(task)
+    if task.loss == "cross_entropy" and operation not in _TWICE:
+        return None  # soft labels may ask for no more than a bounded logit gives
     if not (classes or task.loss == "binary_cross_entropy_with_logits") or operation not in BOUNDED:
         return None
     low, high = BOUNDED[operation]
@@ -106,7 +102,7 @@ def log_softmax_twice(task: Task) -> Mismatch | None:
 def raw_scores(task: Task, reading: Reading) -> Mismatch | None:
     """The negative log-likelihood of numbers that are no log-probabilities: it falls without end."""
     operation = first(task)
-    if task.loss != "nll_loss" or operation not in _SCORES:
+    if task.loss != "nll_loss" or operation not in SCORES:
         return None
     if task.outputs is not None and task.outputs[1] <= 0:
         return None

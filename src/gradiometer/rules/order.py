@@ -84,7 +84,7 @@ def _explains(a: Finding, b: Finding) -> bool:
         return a.kind == ("rank_collapse" if mixed else "vanishing_gradient")
     if {a.kind, b.kind} == {"exploding_gradient", "vanishing_gradient"}:
         return earlier < later
-    if a.kind in _TOO_LONG and b.kind in ("dead_units", "saturated_units"):
+    if a.kind in _TOO_LONG and b.kind in ("dead_units", "saturated_units", "vanishing_gradient"):
         return later > 0 and earlier <= later
     if b.kind == "bad_initialization":  # what came later is what these weights have done, and not how they show
         return a.kind in _EXPLAINS[b.kind] and earlier == 0

@@ -6,8 +6,9 @@ from gradiometer.records import Finding
 from gradiometer.rules import cases, diverging_loss
 from gradiometer.rules.base import Case, Patient, Rule, percent
 from gradiometer.rules.curve import curve, finite
+from gradiometer.rules.patience import poorly
 from gradiometer.rules.progress import ENOUGH
-from gradiometer.rules.steps import LONG, length, reach, typical
+from gradiometer.rules.steps import LONG, length, reach, typical, weights
 
 WIDE = 0.1
 """Swing (standard deviation within the last half) over level of a loss that is not merely noisy: that of batches of
@@ -16,6 +17,9 @@ WIDE = 0.1
 WHOLE = 1.0
 """First-order decrease of one step over the loss itself: a step that should remove all of the loss at once has left
 the range in which the gradient says anything."""
+
+THROWN = 5.0
+"""Growth of the weights' norm that no training needs: against it any later step looks short."""
 
 PART = 0.1
 """The same that must be there for a step that is long against the weights: small weights alone make it so too."""
@@ -26,7 +30,8 @@ def check(patient: Patient) -> list[Finding]:
     values = finite(patient.losses)
     shape = curve(values)
     progress = patient.progress
-    if shape is None or len(values) < ENOUGH or not patient.alone or progress.learning is not False:
+    blown = poorly(patient) and _blown_up(patient)
+    if shape is None or len(values) < ENOUGH or not patient.alone or (progress.learning is not False and not blown):
         return []
     if diverging_loss.RULE.check(patient) or (patient.failed and progress.gap > 0):
         return []  # what came to its end in a NaN was on its way down until then
@@ -36,15 +41,14 @@ def check(patient: Patient) -> list[Finding]:
     whole = sorted(ahead)[len(ahead) // 2] if ahead else 0.0
     reference = progress.guess if progress.guess is not None else abs(progress.initial or 0.0)
     blown_up = shape.level > (1 + diverging_loss.TWICE) * reference
-    if wide < (diverging_loss.STILL if blown_up else WIDE) or not (
-        ((moved or 0.0) >= LONG and whole >= PART) or whole >= WHOLE
-    ):
+    too_long = ((moved or 0.0) >= LONG and whole >= PART) or whole >= WHOLE or (blown and whole >= PART)
+    if wide < (diverging_loss.STILL if blown_up else WIDE) or not too_long:
         return []
     guess = f", where a constant guess costs {progress.guess:.3g}" if progress.guess is not None else ""
     return [
         Finding(
             kind="oscillating_loss",
-            severity="critical",
+            severity="warning" if blown else "critical",
             sites=("loss",),
             evidence={
                 "swing_over_level": wide,
@@ -72,6 +76,12 @@ def check(patient: Patient) -> list[Finding]:
     ]
 
 
+def _blown_up(patient: Patient) -> bool:
+    """Whether the first steps have thrown the weights to many times their size."""
+    born = weights(patient.early[0]) if patient.early else 0.0
+    return born > 0 and weights(patient.last) >= THROWN * born
+
+
 RULE = Rule(
     kind="oscillating_loss",
     check=check,
@@ -80,8 +90,20 @@ RULE = Rule(
         Case(
             "swinging, steps that should remove all", cases.training([1.0] * 5, moved=1e-2, loss="swinging", steep=400)
         ),
+        Case(
+            "weights thrown to six times their size, and a third learned",
+            cases.training([1.0] * 5, moved=0.02, weights=6.0, loss="thrown"),
+        ),
     ),
     healthy=(
+        Case(
+            "swinging a third lower, and the weights keep their size",
+            cases.training([1.0] * 5, moved=0.02, loss="thrown"),
+        ),
+        Case(
+            "weights thrown to six times their size, and short steps now",
+            cases.training([1.0] * 5, moved=1e-3, weights=6.0, loss="thrown"),
+        ),
         Case("swinging and learning", cases.training([1.0] * 5, moved=0.05, loss="noisy learning")),
         Case("the noise of a batch of one", cases.training([1.0] * 5, moved=1e-4, loss="swinging")),
         Case("noise about zero, as of a policy gradient", cases.training([1.0] * 5, moved=1e-3, loss="zero")),

@@ -9,6 +9,8 @@ from gradiometer.records import Finding, Reading, Task
 from gradiometer.rules.base import RECENT, Case, Patient, Rule
 from gradiometer.rules.cases import tasks as cases
 from gradiometer.rules.mismatch import Mismatch
+from gradiometer.rules.mismatched_dimension import other_dimension
+from gradiometer.rules.mismatched_divergence import divergence_of_scores, targets_no_probabilities
 from gradiometer.rules.mismatched_logits import bounded_logits, log_softmax_twice, raw_scores, single_class
 from gradiometer.rules.mismatched_targets import binary_targets, stretched, targets_beyond
 from gradiometer.rules.patience import poorly, severity
@@ -36,6 +38,9 @@ def _find(task: Task, reading: Reading) -> list[Mismatch]:
     found = (
         single_class(task, reading),
         raw_scores(task, reading),
+        divergence_of_scores(task, reading),
+        targets_no_probabilities(task, reading),
+        other_dimension(task),
         binary_targets(task, reading),
         bounded_logits(task),
         log_softmax_twice(task),
@@ -157,9 +162,18 @@ RULE = Rule(
     sick=(
         Case("softmax before cross-entropy", cases.asked("nll_loss", ("log_softmax", "softmax"), loss="stalled")),
         Case("the same, and it learns", cases.asked("nll_loss", ("log_softmax", "softmax"), loss="learning")),
+        Case("softmax before soft labels", cases.asked("cross_entropy", ("log_softmax", "softmax"), loss="stalled")),
         Case("tanh before cross-entropy", cases.asked("nll_loss", ("log_softmax", "tanh"), loss="stalled")),
         Case("nll_loss of raw scores", cases.asked("nll_loss", ("linear",), width=None, loss="unknown")),
         Case("nll_loss of probabilities", cases.asked("nll_loss", ("softmax", "linear"), loss="stalled")),
+        Case("log_softmax over the batch", cases.asked("nll_loss", _ONE_HOT, sums=(0.01, 0.3), loss="stalled")),
+        Case(
+            "over the batch, and it seems to learn", cases.asked("nll_loss", _ONE_HOT, sums=(0.5, 4), loss="learning")
+        ),
+        Case("kl_div of probabilities", cases.asked("kl_div", ("softmax", "linear"), targets=(0, 1), loss="stalled")),
+        Case("kl_div of raw scores", cases.asked("kl_div", ("linear",), targets=(0, 1), loss="unknown")),
+        Case("kl_div of logarithms", cases.asked("kl_div", _ONE_HOT, targets=(-9, -0.1), loss="unknown")),
+        Case("log_target of probabilities", cases.asked("kl_div", _ONE_HOT, targets=(1, 2.1), loss="stalled")),
         Case("cross-entropy over one class", cases.asked("nll_loss", _ONE_HOT, width=1, loss="unknown")),
         Case(
             "sigmoid twice",
@@ -174,12 +188,19 @@ RULE = Rule(
             "(N, 1) against (N,)",
             cases.asked("mse_loss", ("linear",), spread=(1.0, 0.0), broadcast=True, units=1, loss="stalled"),
         ),
+        Case("(N, 1) times (N,)", cases.asked("mul", ("linear",), broadcast=True, units=1, loss="learning")),
     ),
     healthy=(
         Case("cross-entropy of raw scores", cases.asked("nll_loss", _ONE_HOT, loss="stalled")),
+        Case(
+            "probabilities that bfloat16 rounded", cases.asked("nll_loss", _ONE_HOT, sums=(0.97, 1.03), loss="stalled")
+        ),
+        Case("kl_div of a log_softmax", cases.asked("kl_div", _ONE_HOT, targets=(0, 1), loss="stalled")),
+        Case("kl_div of differences", cases.asked("kl_div", ("sub", "linear"), targets=(0, 1), loss="stalled")),
         Case("log_softmax twice", cases.asked("nll_loss", ("log_softmax", "log_softmax"), loss="stalled")),
         Case("the log of a softmax", cases.asked("nll_loss", ("log", "add", "softmax"), loss="stalled")),
         Case("tanh times ten", cases.asked("nll_loss", ("log_softmax", "mul", "tanh"), loss="stalled")),
+        Case("tanh before soft labels", cases.asked("cross_entropy", ("log_softmax", "tanh"), loss="stalled")),
         Case("tanh before cross-entropy, learning", cases.asked("nll_loss", ("log_softmax", "tanh"), loss="learning")),
         Case("ReLU and positive targets", cases.asked("mse_loss", ("relu", "linear"), loss="stalled")),
         Case("a few targets below zero", cases.asked("mse_loss", ("relu", "linear"), beyond=0.2, loss="stalled")),

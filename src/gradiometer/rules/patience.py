@@ -19,6 +19,10 @@ Learning is said from a fifth on: a head on features that nobody trains, or a la
 far. What reaches its task leaves half of the loss behind.
 """
 
+WELL = 0.75
+"""Share of it that must be gone before what would ruin any network, nearly all units of a layer flat or dead, passes
+for what the task asks for. None of the 465 healthy trainings of the gauntlet has such a layer, whatever its loss."""
+
 T = TypeVar("T")
 
 
@@ -34,6 +38,13 @@ def poorly(patient: Patient) -> bool:
     """Whether it learns, and has stayed far from its task: so much patience is over, and most of the loss is there."""
     progress = patient.progress
     return progress.learning is True and len(patient.losses) >= PATIENCE and progress.gap < POOR
+
+
+def unwell(patient: Patient) -> bool:
+    """Whether it learns from its birth on, and a good part of the loss of a constant guess is left after patience."""
+    progress = patient.progress
+    known = progress.guess is not None and not progress.trained and len(patient.losses) >= PATIENCE
+    return progress.learning is True and known and progress.gap < WELL
 
 
 def severity(patient: Patient, *, stalled: Severity, unknown: Severity, learns: Severity = "info") -> Severity:

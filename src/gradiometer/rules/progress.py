@@ -44,7 +44,8 @@ class Progress:
 
     ``initial`` and ``current`` are the loss at the first steps and at the newest ones, ``guess`` is that of a
     constant guess, where it is known. ``gap`` is the share of the reference (the guess, or else the beginning) that is
-    gone, ``noise`` the standard error of ``current`` as such a share.
+    gone, ``noise`` the standard error of ``current`` as such a share. ``trained`` says that it began well
+    below its guess.
     """
 
     learning: bool | None
@@ -54,6 +55,7 @@ class Progress:
     guess: float | None = None
     gap: float = 0.0
     noise: float = 0.0
+    trained: bool = False
 
     @property
     def little(self) -> bool:
@@ -92,7 +94,7 @@ def progress(losses: Sequence[tuple[int, float]], readings: Sequence[Reading] = 
     trained = guess is not None and max(initial, _level(values[:10])) < TRAINED * guess
     if not learning and kept and trained and finite:
         learning = None  # trained before, and on its plateau now
-    return Progress(learning, ever, initial, current, guess, gap, noise)
+    return Progress(learning, ever, initial, current, guess, gap, noise, trained)
 
 
 def _level(values: Sequence[float]) -> float:
@@ -108,11 +110,12 @@ def constant_guess(readings: Sequence[Reading], initial: float) -> float | None:
     Where something is done to the loss before backward (a factor, a second loss) what the loss function compares
     counts only if the training begins near its guess: the verdict must not depend on the scale of the loss.
     """
-    known = [
-        (reading.tasks[0].guess * max(reading.passes, 1), reading.tasks[0].direct)
-        for reading in readings
-        if len(reading.tasks) == 1 and reading.tasks[0].guess is not None
-    ]
+    known = []
+    for reading in readings:
+        guesses = [task.guess for task in reading.tasks if task.guess is not None]
+        if guesses and len(guesses) == len(reading.tasks):
+            plain = len(guesses) == 1 and reading.tasks[0].direct
+            known.append((math.fsum(guesses) * max(reading.passes, 1), plain))
     if not known or len(known) < len([r for r in readings if r.tasks]):
         return None
     guess = math.fsum(value for value, _ in known) / len(known)

@@ -10,6 +10,7 @@ from typing import Literal
 from gradiometer.records import Finding, Reading, Severity, SiteReading
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import signals
+from gradiometer.rules.collapsed_embeddings import collapsed_embeddings
 from gradiometer.rules.depth import takes_part
 from gradiometer.rules.progress import ENOUGH
 from gradiometer.rules.vanishing_gradient import ALONE, PATIENCE
@@ -70,7 +71,8 @@ def check(patient: Patient) -> list[Finding]:
                 if severity is not None:
                     out.append(_finding(found, severity, readings, model, born))
                     break
-    return out
+    embeddings = collapsed_embeddings(patient) if not out else None
+    return [embeddings] if embeddings is not None else out
 
 
 def collapse(reading: Reading, model: str, between: Between) -> Collapse | None:
@@ -212,8 +214,12 @@ RULE = Rule(
             "causal attention without skips",
             signals.likeness((0.6, 0.2, 9e-2, 5e-2, 2e-2, 8e-3, 2e-3), loss="stalled", tokens=True, speed=1e-3),
         ),
+        Case("embeddings compared with each other only", signals.compared((0.3, 1e-2, 5e-4))),
     ),
     healthy=(
+        Case("embeddings on their way that part again", signals.compared((0.3, 4e-3, 1e-2))),
+        Case("embeddings that come alike", signals.compared((8e-3, 2e-3, 5e-4))),
+        Case("a regression whose answers are nearly the same", signals.compared((0.3, 1e-2, 5e-4), targets=True)),
         Case("He initialization at depth 30", signals.likeness(_HE, loss="unknown")),
         Case("the same, not learning for other reasons", signals.likeness(_HE, loss="stalled")),
         Case("depth 60", signals.likeness((0.5, 0.3, 0.1, 3e-2, 1e-2, 4e-3, 2e-3), loss="stalled")),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from gradiometer.records import Finding, Reading, SiteReading
+from gradiometer.records import Finding, Reading, Severity, SiteReading
 from gradiometer.rules import cases, vanishing_gradient
 from gradiometer.rules.base import RECENT, Case, Patient, Rule, gain, percent
+from gradiometer.rules.blocked import blocked
 from gradiometer.rules.depth import profiles, takes_part
+from gradiometer.rules.patience import unwell
 from gradiometer.rules.progress import LITTLE
 
 MOST = 0.5
@@ -17,6 +19,9 @@ MOST = 0.5
 NEARLY_ALL = 0.9
 """Fraction of a layer's values on the flat part that leaves nothing to the average unit."""
 
+
+CLIPPED = ("relu6", "hardswish")
+"""Flat where they are large, beside being zero where they are negative, which is no disease."""
 
 SQUASHING = frozenset({"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign"})
 
@@ -30,15 +35,20 @@ def check(patient: Patient) -> list[Finding]:
     )
     sites = {row.name: row for row in squashing(patient.last, outputs=astray)}
     fractions = {name: _recent(patient, name) for name in sites}
+    end = blocked(patient)
+    if end is not None and end.site.operation in (*SQUASHING, *CLIPPED):  # an output or a gate as well
+        sites[end.name], fractions[end.name] = end, 1.0
     seen = {name: s for name, s in fractions.items() if s >= MOST}
     if not seen:
         return []
-    worst = sorted(seen, key=seen.__getitem__, reverse=True)
+    worst = sorted(seen, key=lambda name: (end is not None and name == end.name, seen[name]), reverse=True)
     strong = seen[worst[0]] >= NEARLY_ALL
-    severity = patient.severity(stalled="critical" if strong else "warning", unknown="info")
+    doubt: Severity = "warning" if strong and unwell(patient) else "info"
+    severity = patient.severity(stalled="critical" if strong else "warning", unknown="info", learning=doubt)
     # Before anything is known of the loss, flat units matter where they keep the gradient from the first layers.
     lost = [p for p in profiles(patient, vanishing=True) if p.least <= vanishing_gradient.CRITICAL]
-    if patient.progress.learning is None and lost and not takes_part(patient):
+    closed = end is not None and end.name == worst[0]
+    if closed or (patient.progress.learning is None and lost and not takes_part(patient)):
         severity = "critical"
     if severity == "info" and not strong:
         return []
@@ -115,6 +125,10 @@ RULE = Rule(
         Case("every layer flat, first reading", cases.chain([0.1] * 5, "sigmoid", loss="unknown", saturation=0.97)),
         Case("an output that is sure of what is wrong", cases.output("sigmoid", saturation=0.99, loss="worse")),
         Case("half of it flat, not learning", cases.chain([0.5] * 5, "tanh", loss="stalled", saturation=0.6)),
+        Case("nearly all flat, and a third learned", cases.chain([0.5] * 5, "tanh", loss="little", saturation=0.95)),
+        Case("an output below which no gradient is left", cases.closed("sigmoid", [0.0] * 3, loss="learning")),
+        Case("the same of a gate", cases.closed("sigmoid", [0.0] * 3, loss="learning", gates=True)),
+        Case("ReLU6 of inputs of a hundred", cases.closed("relu6", [0.0] * 3, loss="stalled")),
     ),
     healthy=(
         Case(
@@ -126,6 +140,17 @@ RULE = Rule(
         ),
         Case("an output that is sure", cases.output("sigmoid", saturation=0.99, loss="learning")),
         Case("gates of a squeeze-and-excitation block", cases.gate("sigmoid", saturation=0.99, loss="stalled")),
+        Case("half of it flat, and a third learned", cases.chain([0.5] * 5, "tanh", loss="little", saturation=0.6)),
+        Case("nearly all flat, and most learned", cases.chain([0.5] * 5, "tanh", loss="most", saturation=0.95)),
+        Case("nearly all flat, trained before", cases.chain([0.5] * 5, "tanh", loss="trained", saturation=0.95)),
+        Case(
+            "an output that lets a gradient pass in one batch of three",
+            cases.closed("sigmoid", [0.0, 1e-9, 0.0], loss="learning"),
+        ),
+        Case("a gate that lets little pass", cases.closed("sigmoid", [1e-9] * 3, loss="learning", gates=True)),
+        Case(
+            "ReLU6 below which nothing is left in the first two steps", cases.closed("relu6", [0.0] * 2, loss="stalled")
+        ),
         Case("ReLU cannot saturate", cases.chain([1.0] * 5, "relu", loss="stalled")),
     ),
 )

@@ -80,12 +80,14 @@ def _layers(reading: Reading) -> list[_Layer]:
 
 
 def _hidden(reading: Reading) -> set[str]:
-    """Weights of all layers but embeddings, each model's last layer, which is often born zero, and ends of branches."""
+    """Weights of all layers but tied embeddings, each model's last layer, often born zero, and ends of branches."""
     names = parameters_of((reading,))
     weights = [row for row in reading.sites if row.site.cause == "weights"]
     last = {row.site.model: row for row in weights}
     branches = {row.name for row, behind in pairwise(reading.sites) if behind.site.operation == "add"}
-    others = {row.name for row in weights if row.site.operation == "embedding" or row is last[row.site.model]}
+    columns = {p.name.removesuffix(".weight") for p in reading.parameters if p.parameter.unit_dim}
+    rows = {row.name for row in weights if row.site.operation == "embedding"} - columns
+    others = rows | {row.name for row in last.values()}
     # A functional layer adds its bias as a branch is added to a skip, but then its weight goes by another name.
     left_out = {names[n] for n in others if n in names} | {f"{n}.weight" for n in others | branches}
     return {p.name for p in reading.parameters if len(p.parameter.shape) > 1} - left_out
@@ -151,12 +153,15 @@ RULE = Rule(
         Case("the same at birth", cases.alike(63 / 64, _ALIKE, loss="unknown")),
         Case("two different units in a layer of 64", cases.alike(62 / 64, [0.3, 0.7] * 32, loss="stalled")),
         Case("the same, and it learns", cases.alike(62 / 64, [0.3, 0.7] * 32, loss="learning", steps=100)),
+        Case("columns of an embedding", cases.alike(63 / 64, _ALIKE, loss="stalled", table=1)),
         Case("a layer without weights and without a gradient", cases.alike(63 / 64, [0.0] * 64, loss="stalled")),
     ),
     healthy=(
         Case("all different", cases.alike(0.0, _DIFFERENT, loss="stalled")),
         Case("alike at birth, with different gradients", cases.alike(63 / 64, _DIFFERENT, loss="unknown")),
         Case("an output layer born zero", cases.alike(63 / 64, _ALIKE, loss="unknown", layer=2)),
+        Case("rows of an embedding that is tied", cases.alike(63 / 64, _ALIKE, loss="stalled", table=0)),
+        Case("columns of an embedding, all different", cases.alike(0.0, _DIFFERENT, loss="stalled", table=1)),
         Case("the last layer of a residual branch", cases.alike(63 / 64, _ALIKE, loss="unknown", after="add")),
         Case("units that part", cases.alike(63 / 64, _ALIKE, loss="stalled", later=0.0)),
         Case("every unit twice, with opposite signs behind", cases.alike(0.5, _ALIKE, loss="unknown")),

@@ -174,11 +174,11 @@ def _updates(patient: Patient) -> list[Finding]:
         return []
     learning = patient.progress.learning
     hardly = max(shared.values()) <= HARDLY
-    if learning is None or (learning and not hardly):
+    if learning is None or (learning and not hardly and not poorly(patient)):
         return []  # at first it may be the warm-up
     severity: Severity = "info" if learning else "critical" if hardly else "warning"
     if learning and poorly(patient):
-        severity = "warning"  # next to nothing moves, and most of the loss is there
+        severity = "warning"  # little moves, and most of the loss is there
     names = sorted(now, key=now.__getitem__)
     worst = names[0]
     held = next(p for p in patient.last.parameters if p.name == worst)
@@ -234,6 +234,7 @@ RULE = Rule(
         Case("a loss scale that collapsed", signals.float16(0.2, loss="stalled", scales=(65536.0, 64.0, 2.0**-8))),
         Case("updates lost to bfloat16", signals.rounded((0.03, 0.02, 0.06), loss="stalled")),
         Case("most of them lost", signals.rounded((0.18,), loss="stalled")),
+        Case("the same, and a third learned", signals.rounded((0.18,), loss="little")),
         Case("all of them lost", signals.rounded((0.0, 0.0, 0.0), loss="stalled")),
     ),
     healthy=(
@@ -243,6 +244,7 @@ RULE = Rule(
         Case("no gradient below a dead layer", signals.float16(0.01, loss="stalled", enters=1e-2, nothing_below=4)),
         Case("a scaler that looks for its scale", signals.float16(0.01, loss="stalled", scales=(2.0**24, 2.0**17))),
         Case("bfloat16 weights that learn", signals.rounded((0.2, 0.15, 0.3), loss="learning")),
+        Case("most updates lost, and six tenths learned", signals.rounded((0.18,), loss="half")),
         Case("hardly moving, and it learns", signals.rounded((0.03, 0.02, 0.06), loss="learning")),
         Case("a warm-up that begins at zero", signals.rounded((0.0, 0.0, 0.0), loss="unknown")),
         Case("a rate that has decayed", signals.rounded((0.0, 0.0), loss="stalled", birth=(0.7, 0.6))),

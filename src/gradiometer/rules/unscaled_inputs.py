@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradiometer.records import Finding, Inputs, Reading, Severity, SiteReading
 from gradiometer.rules.base import Case, Patient, Rule, percent
 from gradiometer.rules.cases import tasks as cases
-from gradiometer.rules.patience import in_time, lasting, newest, severity
+from gradiometer.rules.patience import in_time, lasting, newest, severity, unwell
 
 CONDITION = (1e4, 1e6)
 """Condition numbers of the first layer from which on it is a warning and critical.
@@ -34,6 +34,9 @@ FLAT = 0.9
 """Share of the first activation in its flat part, or of its units dead, from which on the inputs do not get through."""
 
 _PASSING = ("dropout", "dropout1d", "dropout2d", "feature_alpha_dropout")
+
+
+_TABLES = ("embedding", "embedding_bag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ def check(patient: Patient) -> list[Finding]:
     # Nothing is known of the loss yet: many a training digests such inputs, with Adam above all.
     unknown: Severity = "info" if not harm or worst.level < 2 else "critical" if certain else "warning"
     stalled: Severity = "critical" if worst.level == 2 else "warning"
-    severe = severity(patient, stalled=stalled, unknown=unknown, learns="info")
+    learns: Severity = "warning" if certain and unwell(patient) else "info"
+    severe = severity(patient, stalled=stalled, unknown=unknown, learns=learns)
     if severe == "info" and worst.level < 2:
         return []
     return [_finding(patient, worst, severe, harm)]
@@ -82,8 +86,13 @@ def _judge(reading: Reading) -> _Judged | None:
     """``None`` where the inputs are unknown, or where something is done to them before the first layer."""
     inputs = reading.inputs
     used = [row for row in reading.sites if row.site.cause != "reshaping" and row.site.operation not in _PASSING]
-    if inputs is None or not used or used[0].site.cause != "weights" or used[0].site.operation == "embedding":
+    numbers = next((i for i, row in enumerate(used) if row.site.operation not in _TABLES), len(used))
+    if inputs is None or numbers == len(used) or used[numbers].site.cause != "weights":
         return None
+    # What looks up classes beside it has nothing to do with the numbers, if the layer takes just these.
+    if numbers and _fan_in(reading, used[numbers]) != inputs.features:
+        return None
+    used = used[numbers:]
     if not (math.isfinite(inputs.rms) and math.isfinite(inputs.offset) and math.isfinite(inputs.spread)):
         return None
     first, behind = used[0], used[1].site if len(used) > 1 else None
@@ -188,6 +197,11 @@ RULE = Rule(
         Case("one feature in other units", cases.fed(_UNITS, loss="stalled", first=("linear", "relu"))),
         Case("a millionth", cases.fed(_TINY, loss="stalled")),
         Case("a millionth, and outputs that are all the same", cases.fed(_TINY, loss="unknown", outputs=1e-6)),
+        Case("flat tanh units, and a third learned", cases.fed(_BYTES, loss="little", saturation=0.97)),
+        Case(
+            "pixels beside an embedding of something else",
+            cases.fed(_BYTES, loss="stalled", first=("embedding", "linear", "tanh")),
+        ),
         Case(
             "features of other units before a batch norm",
             cases.fed(_UNITS, loss="stalled", first=("linear", "batch_norm")),
@@ -200,6 +214,12 @@ RULE = Rule(
         Case("the same into a batch norm", cases.fed(_BYTES, loss="stalled", first=("batch_norm", "linear"))),
         Case("years before a batch norm", cases.fed(_YEARS, loss="stalled", first=("linear", "batch_norm"))),
         Case("divided in the network", cases.fed(_BYTES, loss="stalled", first=("div", "linear"))),
+        Case("a third learned, and no unit is flat", cases.fed(_BYTES, loss="little")),
+        Case("flat tanh units, and most learned", cases.fed(_BYTES, loss="most", saturation=0.97)),
+        Case(
+            "numbers that go into one layer with an embedding",
+            cases.fed(replace(_BYTES, features=16), loss="stalled", first=("embedding", "linear", "tanh")),
+        ),
         Case(
             "pixels from 0 to 1",
             cases.fed(Inputs(rms=0.48, offset=2.1, spread=1.4, feature=0, features=64), loss="stalled"),

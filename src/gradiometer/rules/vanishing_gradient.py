@@ -85,9 +85,12 @@ def _severity(patient: Patient, profile: Profile) -> Severity | None:
 
 
 def cut_off(patient: Patient) -> bool:
-    """Whether no gradient at all has come to the first layers in any of the newest readings, three at least."""
+    """Whether no gradient at all has come to the first layers in any of the newest readings, three at least.
+
+    Of layers and not of time steps: what lies hundreds of steps back gets exactly zero in float32, and may not matter.
+    """
     newest = [profiles(replace(patient, recent=[r], early=()), vanishing=True) for r in patient.recent[-3:]]
-    return len(newest) >= 3 and all(found and found[0].least == -math.inf for found in newest)
+    return len(newest) >= 3 and all(p and p[0].axis == "layer" and p[0].least == -math.inf for p in newest)
 
 
 def _recovering(patient: Patient) -> bool:
@@ -152,6 +155,9 @@ RULE = Rule(
         ),
         Case("Nielsen's four hidden layers before they learn", cases.chain([0.2] * 4, "sigmoid", loss="stalled")),
         Case(
+            "five sigmoid layers, of which only the first is beyond", cases.chain([0.3] * 4, "sigmoid", loss="stalled")
+        ),
+        Case(
             "too small from birth, seen later as dead layers",
             cases.chain([0.3] * 12, "relu", loss="stalled", healed=True),
         ),
@@ -171,6 +177,7 @@ RULE = Rule(
             cases.chain([0.4] * 10, "tanh", loss="unknown", ratios=[1e-3] * 11),
         ),
         Case("one small layer at birth", cases.chain([1.0] * 5 + [1e-4] + [1.0] * 5, "relu", loss="unknown")),
+        Case("one odd layer, the first of eight", cases.chain([5e-3] + [1.0] * 6, "relu", loss="stalled")),
         Case("60 time steps of a training that learns", cases.recurrent(0.7, 60, loss="learning")),
         Case("two passes through three layers", cases.recurrent(0.01, 2, loss="stalled")),
         Case("global average pooling of 32 x 32 places", cases.pooled(places=1024, loss="unknown")),

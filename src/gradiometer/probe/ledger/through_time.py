@@ -49,7 +49,7 @@ def read(made: Plan, flow: Flow, accounts: Accounts, names: Mapping[int, str]) -
         steps=len(made.uses),
         gradients=tuple(gradients),
         gains=tuple(gains),
-        horizon=_horizon(gains),
+        horizon=horizon(gains),
         by=by,
         bound=bound,
         model=group.model if group is not None else "",
@@ -126,7 +126,8 @@ def _label(group: Group, key: Key, names: Mapping[int, str]) -> str:
     return group.operation.name
 
 
-def _horizon(gains: list[float]) -> float:
+def horizon(gains: list[float]) -> float:
+    """Steps after which a gradient that these gains multiply, the last first, has fallen to 1 %."""
     left = 1.0
     for steps, gain in enumerate(reversed(gains), 1):
         left *= gain

@@ -2,21 +2,21 @@
 
 from gradiometer.rules.cases.chains import (
     chain,
-    cut,
-    gate,
     nonfinite,
-    output,
     parameter,
     patient,
     pooled,
     reading,
     recurrent,
     site,
+    through_time,
 )
 from gradiometer.rules.cases.curves import training
+from gradiometer.rules.cases.ends import closed, cut, gate, output
 
 __all__ = [
     "chain",
+    "closed",
     "cut",
     "gate",
     "nonfinite",
@@ -27,5 +27,6 @@ __all__ = [
     "reading",
     "recurrent",
     "site",
+    "through_time",
     "training",
 ]

@@ -8,15 +8,27 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
-from gradiometer.records import Cause, Ledger, LedgerRow, Parameter, ParameterReading, Reading, Site, SiteReading, Task
+from gradiometer.records import (
+    Cause,
+    Ledger,
+    LedgerRow,
+    Parameter,
+    ParameterReading,
+    Reading,
+    Recurrence,
+    Site,
+    SiteReading,
+    Task,
+)
 from gradiometer.rules.base import Patient
 
-Loss = Literal["learning", "stalled", "unknown", "worse"]
-_UNITS = 64
+Loss = Literal["learning", "stalled", "unknown", "worse", "little", "half", "most", "trained"]
+UNITS = 64
 _CAUSES: dict[str, Cause] = {
     "linear": "weights", "conv2d": "weights", "relu": "activation", "sigmoid": "activation", "tanh": "activation",
-    "log": "activation", "rnn_cell": "weights",
-    "mul": "connection", "masked_fill": "connection", "mean": "reshaping", "softmax": "attention",
+    "log": "activation", "relu6": "activation", "rnn_cell": "weights",
+    "layer_norm": "normalization", "add": "connection", "mul": "connection",
+    "masked_fill": "connection", "mean": "reshaping", "softmax": "attention",
 }  # fmt: skip
 
 
@@ -25,7 +37,7 @@ def site(
     operation: str,
     grad_norm: float | None,
     *,
-    shape: tuple[int, ...] = (512, _UNITS),
+    shape: tuple[int, ...] = (512, UNITS),
     saturation: float | None = None,
     dead: float | None = None,
     first_dead: int = 0,
@@ -58,14 +70,14 @@ def site(
 
 def parameter(name: str, ratio: float, weight: float = 1.0) -> ParameterReading:
     """A weight matrix that moves by this ratio a step."""
-    info = Parameter(name, (_UNITS, _UNITS), 0, True)
-    return ParameterReading(info, weight, False, 1.0, 0, ratio * weight, _UNITS * _UNITS)
+    info = Parameter(name, (UNITS, UNITS), 0, True)
+    return ParameterReading(info, weight, False, 1.0, 0, ratio * weight, UNITS * UNITS)
 
 
 def reading(sites: Sequence[SiteReading], parameters: Sequence[ParameterReading] = (), step: int = 0) -> Reading:
     """A reading of one pass, with cross-entropy behind the last site."""
     operations = ("nll_loss", "log_softmax")
-    task = Task("nll_loss", ("log_softmax", "linear"), 512, _UNITS, math.log(_UNITS), (-5.0, 0.0), (0.0, _UNITS - 1.0))
+    task = Task("nll_loss", ("log_softmax", "linear"), 512, UNITS, math.log(UNITS), (-5.0, 0.0), (0.0, UNITS - 1.0))
     return Reading(
         step=step,
         optimizer=0,
@@ -106,13 +118,21 @@ def _ledger(sites: Sequence[SiteReading]) -> Ledger:
 
 
 def patient(readings: Sequence[Reading], loss: Loss) -> Patient:
-    """A training with these readings whose loss falls, does not fall, or has only just begun."""
-    guess = math.log(_UNITS)
+    """A training with these readings whose loss falls, does not fall, or has only just begun.
+
+    A third of it is gone for ``little``, six tenths for ``half`` and eight for ``most``; what was ``trained`` before
+    begins at half a constant guess, and takes a third of that away.
+    """
+    guess = math.log(UNITS)
     losses = {
         "learning": [(i, guess * 0.97**i) for i in range(200)],
         "stalled": [(i, guess + 0.01 * math.sin(i)) for i in range(200)],
         "unknown": [(0, guess)],
         "worse": [(i, 2 * guess) for i in range(200)],
+        "little": [(i, guess * max(0.99**i, 0.66)) for i in range(200)],
+        "half": [(i, guess * max(0.97**i, 0.4)) for i in range(200)],
+        "most": [(i, guess * max(0.97**i, 0.2)) for i in range(200)],
+        "trained": [(i, guess * max(0.5 * 0.99**i, 0.33)) for i in range(200)],
     }[loss]
     return Patient(readings[:3], readings, losses)
 
@@ -141,7 +161,7 @@ def chain(
     for step in range(3 if loss != "unknown" else 1):
         if healed and step:
             gains = [1.0] * len(gains)
-        norm, rows = top, [site("out", "linear", top, shape=(examples, _UNITS))]
+        norm, rows = top, [site("out", "linear", top, shape=(examples, UNITS))]
         for i, gain in reversed(list(enumerate(gains))):
             after = norm if squashing else norm * gain
             norm *= gain
@@ -150,12 +170,12 @@ def chain(
                 f"act{i}",
                 operation,
                 after,
-                shape=(examples, _UNITS),
+                shape=(examples, UNITS),
                 saturation=saturation,
                 dead=dead,
                 first_dead=first_dead,
             )
-            rows += [act, site(f"fc{i}", "linear", norm, shape=(examples, _UNITS))]
+            rows += [act, site(f"fc{i}", "linear", norm, shape=(examples, UNITS))]
         speeds = ratios or [1e-3 * r for r in _norms(gains)]
         parameters = [parameter(f"fc{i}.weight", s) for i, s in enumerate(speeds)]
         if zero_head:
@@ -171,19 +191,6 @@ def _norms(gains: Sequence[float]) -> list[float]:
     return out[::-1]
 
 
-def cut(operation: str, *, loss: Loss, held: bool = True) -> Patient:
-    """A healthy head of four layers; behind it this operation lets nothing pass to a parameter."""
-    whole = chain([1.0] * 4, "relu", loss=loss)
-    behind = replace(parameter("body.weight", 0.0), grad_rms=None)
-    behind = replace(behind, parameter=replace(behind.parameter, optimizer=0 if held else -1))
-    row = LedgerRow("body:cut", operation, "connection", 0.0, -math.inf, math.nan, parameter="body.weight")
-    readings = [
-        replace(r, ledger=Ledger((*r.ledger.rows, row), "body:cut", 0.0), parameters=(*r.parameters, behind))
-        for r in whole.recent
-    ]
-    return patient(readings, loss)
-
-
 def recurrent(gain: float, steps: int, loss: Loss) -> Patient:
     """A cell that is called once a time step, and an output layer."""
     names = ["cell" + (f".{t}" if t else "") for t in range(steps)]
@@ -191,28 +198,26 @@ def recurrent(gain: float, steps: int, loss: Loss) -> Patient:
     return patient([reading([*rows, site("out", "linear", 1.0)])], loss)
 
 
+def through_time(growth: float, steps: int, *, loss: Loss) -> Patient:
+    """Six healthy layers, with a recurrence among them whose gradient grows by this factor a step, back in time.
+
+    Only the reading in the middle has a ledger, which alone tells of time.
+    """
+    gains = (growth,) * (steps - 1)
+    norms = tuple(growth ** (steps - 1 - t) for t in range(steps))
+    horizon = math.inf if growth >= 1 else math.log(0.01) / math.log(growth)
+    found = Recurrence("rnn", "rnn.weight_hh_l0", steps, norms, gains, horizon, {"weight_hh_l0": math.log10(growth)})
+    whole = chain([1.0] * 5, "relu", loss=loss)
+    readings = [replace(r, recurrences=(found,) if r.step == 1 else ()) for r in whole.recent]
+    return patient(readings, loss)
+
+
 def pooled(places: int, loss: Loss) -> Patient:
     """Six convolutions, an average over all places, and a linear layer: the norm falls by the root of the places."""
     low = 1 / math.sqrt(places) / 30  # and by what six healthy layers may differ
-    rows = [site(f"conv{i}", "conv2d", low, shape=(8, places, _UNITS)) for i in range(6)]
-    rows += [site("pool", "mean", 1.0, shape=(8, _UNITS)), site("fc", "linear", 1.0, shape=(8, _UNITS))]
+    rows = [site(f"conv{i}", "conv2d", low, shape=(8, places, UNITS)) for i in range(6)]
+    rows += [site("pool", "mean", 1.0, shape=(8, UNITS)), site("fc", "linear", 1.0, shape=(8, UNITS))]
     return patient([reading(rows)], loss)
-
-
-def output(operation: str, *, saturation: float, loss: Loss) -> Patient:
-    """A classifier whose last operation is an activation."""
-    rows = [site(f"fc{i}", "linear", 1.0) for i in range(4)] + [site("out", operation, 1.0, saturation=saturation)]
-    return patient([reading(rows)], loss)
-
-
-def gate(operation: str, *, saturation: float, loss: Loss) -> Patient:
-    """Blocks in which an activation is multiplied with the signal."""
-    rows = []
-    for i in range(4):
-        rows += [site(f"b{i}.fc", "linear", 1.0), site(f"b{i}.act", operation, 1.0, saturation=saturation)]
-        rows[-1] = replace(rows[-1], gates=True)
-        rows += [site(f"b{i}:mul", "mul", 1.0)]
-    return patient([reading([*rows, site("out", "linear", 1.0)])], loss)
 
 
 def nonfinite(

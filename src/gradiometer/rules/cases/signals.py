@@ -97,6 +97,23 @@ def likeness(
     return replace(made, losses=made.losses[:losses])
 
 
+def compared(apart: Sequence[float], *, targets: bool = False) -> Patient:
+    """An encoder that is called twice in a step, on two views, and whose embeddings are so far apart in each reading.
+
+    The loss compares them with each other, or with ``targets``, and falls.
+    """
+
+    def at(step: int, distance: float) -> Reading:
+        rows = [replace(_site("fc0", "linear", "weights"), correlation=0.5)]
+        for name in ("fc1", "fc1.1"):
+            rows.append(replace(_site(name, "linear", "weights", (512, _UNITS)), correlation=1 - distance))
+        made = reading(rows, step=step)
+        task = replace(made.tasks[0], guess=None)
+        return replace(made, tasks=(task,) if targets else (), loss_operations=("mean",))
+
+    return patient([at(60 * k, distance) for k, distance in enumerate(apart)], "learning")
+
+
 def float16(
     lost: float,
     *,
@@ -147,8 +164,15 @@ def _bfloat16(name: str, moved: float, gradient: float) -> ParameterReading:
     return replace(made, parameter=replace(made.parameter, dtype="bfloat16"), moved=moved, grad_rms=gradient)
 
 
-def clipped(factors: Sequence[float], ratio: float, *, loss: Loss) -> Patient:
-    """Steps whose gradient was clipped by these factors, and which moved all weights by this ratio."""
+def clipped(
+    factors: Sequence[float], ratio: float, *, loss: Loss, gradient: float = 1.0, rate: float | None = None
+) -> Patient:
+    """Steps whose gradient was clipped by these factors, to this rms, and which moved all weights by this ratio.
+
+    The learning rate is ``rate``, or else that with which SGD makes such steps.
+    """
+    rate = ratio / gradient if rate is None else rate
     rows = [site(f"fc{i}", "linear", 1.0) for i in range(4)]
-    weights = [parameter(f"fc{i}.weight", ratio) for i in range(4)]
-    return patient([replace(reading(rows, weights, i), clipped=f) for i, f in enumerate(factors)], loss)
+    weights = [replace(parameter(f"fc{i}.weight", ratio), grad_rms=gradient) for i in range(4)]
+    made = (reading(rows, weights, i) for i in range(len(factors)))
+    return patient([replace(r, clipped=f, learning_rate=rate) for r, f in zip(made, factors, strict=True)], loss)

@@ -6,7 +6,6 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from gradiometer.records import Cause, Inputs, ParameterReading, Reading, Site, SiteReading, Task
 from gradiometer.rules.base import Patient
@@ -32,24 +31,26 @@ def asked(
     minus: str = "",
     examples: int = 512,
     units: int = 64,
+    sums: tuple[float, float] | None = None,
 ) -> Patient:
     """A healthy chain whose loss is this one; with ``minus`` that operation turns its sign around.
 
     The output layer gives ``units`` numbers for each of 512 examples.
     """
-    classes = name == "nll_loss"
+    classes, soft = name == "nll_loss", name in ("cross_entropy", "kl_div")
     task = Task(
         loss=name,
         before=before,
         examples=examples,
-        width=width if classes else None,
+        width=width if classes or soft else None,
         guess=math.log(64),
         outputs=(-3.0, 2.0 if before[0] in ("linear", "softmax") else 0.0),
-        targets=targets or ((0.0, 9.0) if classes else (-2.0, 2.0)),
-        spread=None if classes else spread,
+        targets=targets or ((0.0, 9.0) if classes else (0.0, 1.0) if soft else (-2.0, 2.0)),
+        spread=None if classes or soft or name == "mul" else spread,
         beyond=beyond,
         broadcast=broadcast,
         direct=not minus,
+        sums=sums,
     )
     whole = _chain([1.0] * 3, "relu", loss=loss)
     operations = (minus, name, *before) if minus else (name, *before)
@@ -78,7 +79,8 @@ def fed(
     whole = _chain([1.0] * 3, "tanh", loss=loss, saturation=saturation, ratios=[ratio] * 4)
     begin = tuple(_at(f"in{i}", operation, saturation) for i, operation in enumerate(first))
     task = Task("mse_loss", ("linear",), 512, None, math.log(64), (-2.0, 2.0), (-2.0, 2.0), (outputs, 1.0))
-    first_weight = parameter("in0.weight", ratio)
+    tables = next((i for i, operation in enumerate(first) if operation != "embedding"), 0)
+    first_weight = parameter(f"in{tables}.weight", ratio)
     readings = [
         replace(r, inputs=inputs, tasks=(task,), sites=(*begin, *r.sites), parameters=(first_weight, *r.parameters))
         for r in whole.recent
@@ -106,6 +108,17 @@ def drawn(
     return patient([reading(sites, parameters, step + k) for k in range(1 if loss == "unknown" else 3)], loss)
 
 
+def loud(times: float, rms: float, *, loss: Loss, inputs: float | None = None) -> Patient:
+    """He's layers whose last output has this rms, with a first loss so many times that of a constant guess."""
+    made = drawn([1.41] * 3, loss=loss)
+    entering = Inputs(rms=inputs, offset=0.0, spread=1.0, feature=0, features=64) if inputs is not None else None
+    readings = []
+    for r in made.recent:
+        out = replace(r.sites[-1], rms=rms)
+        readings.append(replace(r, sites=(*r.sites[:-1], out), loss=times * math.log(64), inputs=entering))
+    return replace(made, early=readings[:3], recent=readings)
+
+
 def alike(
     copies: float,
     gradients: Sequence[float],
@@ -115,16 +128,20 @@ def alike(
     later: float | None = None,
     after: str = "relu",
     steps: int = 10,
+    table: int | None = None,
 ) -> Patient:
     """Three layers, of one of which this share of the units are copies, with these gradient norms by unit.
 
     ``later`` is the share from the second reading on, ``after`` the operation behind each of the layers, ``steps``
-    how many lie between two readings.
+    how many lie between two readings. With ``table`` the first layer is an embedding whose units lie along that
+    dimension.
     """
     sites = [s for i in range(2) for s in (_at(f"fc{i}", "linear"), _at(f"b{i}", after))] + [_at("fc2", "linear")]
+    sites[0] = sites[0] if table is None else _at("fc0", "embedding")
     readings = []
     for k in range(1 if loss == "unknown" else 3):
         parameters = [replace(parameter(f"fc{i}.weight", 1e-3), copies=0.0) for i in range(3)]
+        parameters[0] = replace(parameters[0], parameter=replace(parameters[0].parameter, unit_dim=table or 0))
         share = copies if later is None or k == 0 else later
         data = array("f", gradients).tobytes()
         parameters[layer] = replace(parameters[layer], copies=share, unit_data=data)
@@ -133,18 +150,29 @@ def alike(
 
 
 def held(
-    *parameters: ParameterReading, loss: Loss | Literal["little"], alone: bool = True, chain: bool = True
+    *parameters: ParameterReading,
+    loss: Loss,
+    alone: bool = True,
+    chain: bool = True,
+    rate: float | None = None,
+    backward: bool = True,
 ) -> Patient:
     """A chain of three layers, all of them held and moving, with these parameters beside them, or with these alone.
 
-    Of ``little`` loss a third is gone and does not fall any more.
+    Without ``backward`` no gradient comes back through the sites.
     """
-    whole = _chain([1.0] * 2, "relu", loss="stalled" if loss == "little" else loss, ratios=[1e-3] * 3)
+    whole = _chain([1.0] * 2, "relu", loss=loss, ratios=[1e-3] * 3)
     own = [replace(p, weight_rms=p.weight_rms * 1.001) for p in whole.last.parameters] if chain else []
-    readings = [replace(r, parameters=(*own, *parameters)) for r in whole.recent]
-    made = patient(readings, "stalled" if loss == "little" else loss)
-    losses = [(i, math.log(64) * max(0.99**i, 0.66)) for i in range(200)] if loss == "little" else made.losses
-    return replace(made, losses=losses, alone=alone)
+    readings = [replace(r, parameters=(*own, *parameters), learning_rate=rate) for r in whole.recent]
+    if not backward:
+        readings = [replace(r, sites=tuple(replace(s, grad_rms=None) for s in r.sites)) for r in readings]
+    return replace(patient(readings, loss), alone=alone)
+
+
+def in_turn(*seen: Sequence[ParameterReading], loss: Loss) -> Patient:
+    """The chain of `held`, beside which a different set of these parameters is seen in each reading."""
+    readings = [replace(held(*some, loss=loss).last, step=step) for step, some in enumerate(seen)]
+    return Patient(readings[:3], readings[-8:], patient(readings, loss).losses)
 
 
 def weight(
