@@ -535,3 +535,24 @@ def test_weights_are_known_as_drawn_until_they_are_trained(n):
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     reading = gm.measure(layer, (torch.randn(8, n[0]), torch.randn(8, n[1])), F.mse_loss).parameters[0]
     assert as_drawn([reading]) == "He"
+
+
+@pytest.mark.parametrize(
+    "layer, batch",
+    [
+        (nn.LSTM(24, 40, batch_first=True), torch.randn(4, 5, 24)),
+        (nn.GRU(24, 40, 2), torch.randn(4, 5, 24)),
+        (nn.RNN(24, 40), torch.randn(4, 5, 24)),
+        (nn.Embedding(50, 40), torch.randint(50, (4, 5))),
+        (nn.TransformerEncoderLayer(32, 4, 64), torch.randn(4, 5, 32)),
+        (nn.Conv2d(8, 16, 3), torch.randn(2, 8, 6, 6)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_the_layers_of_torch_draw_is_known(layer: nn.Module, batch: torch.Tensor):
+    def loss(y, _):
+        return (y[0] if isinstance(y, tuple) else y).square().mean()
+
+    read = gm.measure(layer, (batch, torch.zeros(1)), loss).parameters
+    assert as_drawn(read) == "torch"
+    assert as_drawn([replace(p, weight_rms=1.25 * p.weight_rms) for p in read]) != "torch"

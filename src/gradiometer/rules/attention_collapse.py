@@ -8,7 +8,7 @@ from itertools import pairwise
 from gradiometer.records import Finding, Reading, Severity, SiteReading
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import signals
-from gradiometer.rules.patience import poorly
+from gradiometer.rules.patience import unwell
 from gradiometer.rules.progress import ENOUGH, TRAINED
 
 ONE_PLACE = 0.05
@@ -67,7 +67,7 @@ def _severity(patient: Patient, first: Reading, *, most: bool, whole: bool, born
     learning = patient.progress.learning
     if learning is False:
         return "critical" if most and whole else "warning"
-    if poorly(patient) and most and whole and born and not _trained(first):
+    if unwell(patient) and most and whole and born and not _trained(first):
         return "warning"
     if learning is None and most and whole and len(patient.losses) < ENOUGH and not _trained(first):
         return "warning"

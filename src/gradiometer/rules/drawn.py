@@ -11,19 +11,35 @@ _UNIFORM = 5
 _NORMAL = 2
 """``1 / sqrt(k n)`` is the relative standard error of the rms of n numbers drawn like this."""
 
-_SCHEMES: dict[str, Callable[[int, int], float]] = {
-    "torch": lambda fan_in, _: 1 / math.sqrt(3 * fan_in),
-    "He": lambda fan_in, _: math.sqrt(2 / fan_in),
-    "LeCun": lambda fan_in, _: math.sqrt(1 / fan_in),
-    "Glorot": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
-}
-"""Root mean square that an initialization draws."""
-
 ENOUGH = 1000
 """Elements below which chance alone may bring trained weights to one of these values (their error is then 2 %)."""
 
 ERRORS = 4
 """Standard errors of the root mean square that a drawn weight may be off: one in ten thousand is."""
+
+
+def _torch(p: Parameter) -> list[tuple[float, int]]:
+    """What torch's modules draw: uniform by the fan in; recurrent layers by their width; embeddings unit normal."""
+    if p.unit_dim == 1 and len(p.shape) == 2:
+        return [(1.0, _NORMAL)]
+    if "weight_ih" in p.name:
+        return [(math.sqrt(gates / (3 * p.shape[0])), _UNIFORM) for gates in (1, 3, 4)]
+    if "in_proj_weight" in p.name:
+        return [(_glorot(p), _UNIFORM)]
+    return [(1 / math.sqrt(3 * p.fan_in), _UNIFORM)]
+
+
+def _glorot(p: Parameter) -> float:
+    return math.sqrt(2 / (p.fan_in + _fan_out(p)))
+
+
+_SCHEMES: dict[str, Callable[[Parameter], list[tuple[float, int]]]] = {
+    "torch": _torch,
+    "He": lambda p: [(math.sqrt(2 / p.fan_in), _NORMAL)],
+    "LeCun": lambda p: [(math.sqrt(1 / p.fan_in), _NORMAL)],
+    "Glorot": lambda p: [(_glorot(p), _NORMAL)],
+}
+"""Root mean square that an initialization draws, and how far off chance may bring it."""
 
 
 def as_drawn(readings: Sequence[ParameterReading], *, enough: int = ENOUGH) -> str | None:
@@ -40,15 +56,13 @@ def as_drawn(readings: Sequence[ParameterReading], *, enough: int = ENOUGH) -> s
     matrices = [p for p in readings if len(p.parameter.shape) > 1]
     if sum(math.prod(p.parameter.shape) for p in matrices) < enough:
         return None
-    for name, rms in _SCHEMES.items():
-        if all(_is_near(p, rms) for p in matrices):
+    for name, drawn in _SCHEMES.items():
+        if all(any(_is_near(p, *one) for one in drawn(p.parameter)) for p in matrices):
             return name
     return None
 
 
-def _is_near(p: ParameterReading, rms: Callable[[int, int], float]) -> bool:
-    expected = rms(p.parameter.fan_in, _fan_out(p.parameter))
-    spread = _UNIFORM if rms is _SCHEMES["torch"] else _NORMAL  # the others are drawn either way
+def _is_near(p: ParameterReading, expected: float, spread: int) -> bool:
     return abs(p.weight_rms / expected - 1) <= ERRORS / math.sqrt(spread * max(p.measured, 1))
 
 

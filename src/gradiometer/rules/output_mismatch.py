@@ -13,7 +13,7 @@ from gradiometer.rules.mismatched_dimension import other_dimension
 from gradiometer.rules.mismatched_divergence import divergence_of_scores, targets_no_probabilities
 from gradiometer.rules.mismatched_logits import bounded_logits, log_softmax_twice, raw_scores, single_class
 from gradiometer.rules.mismatched_targets import binary_targets, stretched, targets_beyond
-from gradiometer.rules.patience import poorly, severity
+from gradiometer.rules.patience import severity, unwell
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -52,7 +52,7 @@ def _find(task: Task, reading: Reading) -> list[Mismatch]:
 
 def _finding(patient: Patient, reading: Reading, mismatch: Mismatch) -> Finding:
     place = _place(reading, mismatch.operation)
-    learns = mismatch.poor if mismatch.poor is not None and poorly(patient) else mismatch.learning
+    learns = mismatch.poor if mismatch.poor is not None and unwell(patient) else mismatch.learning
     severe = severity(patient, stalled=mismatch.stalled, unknown=mismatch.unknown, learns=learns)
     seen = (r.step for r in patient.readings if any(m.cause == mismatch.cause for m in _all(r)))
     onset = min(seen, default=reading.step)

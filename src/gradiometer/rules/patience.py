@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from gradiometer.records import Reading, Severity
 from gradiometer.rules.base import RECENT, Patient
+from gradiometer.rules.curve import curve, finite
 
 PATIENCE = 100
 """Steps before which a loss that does not fall is no proof: a warmup, or Adam on badly scaled inputs, takes as many."""
@@ -22,6 +23,9 @@ far. What reaches its task leaves half of the loss behind.
 WELL = 0.75
 """Share of it that must be gone before what would ruin any network, nearly all units of a layer flat or dead, passes
 for what the task asks for. None of the 465 healthy trainings of the gauntlet has such a layer, whatever its loss."""
+
+FLAT = 0.97
+"""Loss of the last quarter over that of the one before, from which on it does not fall any more."""
 
 T = TypeVar("T")
 
@@ -41,10 +45,15 @@ def poorly(patient: Patient) -> bool:
 
 
 def unwell(patient: Patient) -> bool:
-    """Whether it learns from its birth on, and a good part of the loss of a constant guess is left after patience."""
+    """Whether it learns from its birth on, and a good part of the loss of a constant guess is left after patience.
+
+    Where that is not known: of its beginning, and it does not fall any more.
+    """
     progress = patient.progress
-    known = progress.guess is not None and not progress.trained and len(patient.losses) >= PATIENCE
-    return progress.learning is True and known and progress.gap < WELL
+    if progress.learning is not True or progress.trained or len(patient.losses) < PATIENCE or progress.gap >= WELL:
+        return False
+    shape = curve(finite(patient.losses))
+    return progress.guess is not None or (shape is not None and shape.parts[3] >= FLAT * shape.parts[2] > 0)
 
 
 def severity(patient: Patient, *, stalled: Severity, unknown: Severity, learns: Severity = "info") -> Severity:

@@ -15,6 +15,7 @@ from gradiometer.rules.drawn import as_drawn
 from gradiometer.rules.hints import without_warm_up
 from gradiometer.rules.patience import in_time
 from gradiometer.rules.progress import KEPT, LITTLE
+from gradiometer.rules.slow_training import slow_training
 from gradiometer.rules.steps import length, removable, typical, weights
 
 SHORT = 0.05
@@ -47,7 +48,13 @@ nothing but the loss speaks for it."""
 
 
 def check(patient: Patient) -> list[Finding]:
-    """One finding for a training that has learned nothing, with what is known of its steps."""
+    """One finding for a training that has learned nothing, or that stopped on its way."""
+    slow = slow_training(patient)
+    return _standing(patient) or ([slow] if slow is not None else [])
+
+
+def _standing(patient: Patient) -> list[Finding]:
+    """Of one that has learned nothing, with what is known of its steps."""
     progress = patient.progress
     if progress.learning is not False or progress.ever or patient.failed or not patient.recent:
         return []
@@ -190,6 +197,8 @@ def _warming_up(patient: Patient) -> bool:
 
 _HALVING = tuple(1e-3 * 0.5**step for step in (0, 49, 99, 149, 199))
 
+_ENDED = (1e-3, 1e-4, *[1e-9] * 3)
+
 RULE = Rule(
     kind="stalled_training",
     check=check,
@@ -205,6 +214,8 @@ RULE = Rule(
             "a learning rate of 1e-7 and a steep loss",
             cases.training([1.0] * 5, moved=2e-6, rate=1e-7, steep=1e4, steps=150),
         ),
+        Case("a schedule that ended with half of the loss left", cases.training([1.0] * 5, moved=_ENDED, loss="half")),
+        Case("a crawl", cases.training([1.0] * 5, moved=5e-5, loss="crawling", steps=400)),
         Case("steps as usual, and the loss of a constant guess", cases.training([1.0] * 5, moved=1e-3, steps=400)),
         Case("above a constant guess from the beginning on", cases.training([1.0] * 5, moved=1e-3, loss="above")),
         Case(
@@ -215,6 +226,8 @@ RULE = Rule(
     healthy=(
         Case("learning", cases.training([1.0] * 5, moved=1e-3, loss="learning")),
         Case("warming up", cases.training([1.0] * 5, moved=(*[1e-8] * 3, *[1e-7] * 2))),
+        Case("a schedule that ended after all was learned", cases.training([1.0] * 5, moved=_ENDED, loss="learning")),
+        Case("slowly, with steps as usual", cases.training([1.0] * 5, moved=1e-3, loss="crawling", steps=400)),
         Case("twenty short steps", cases.training([1.0] * 5, moved=1e-4, steps=24)),
         Case("noise about zero, as of a policy gradient", cases.training([1.0] * 5, moved=1e-3, loss="zero")),
         Case("trained before, at its floor", cases.training([1.0] * 5, moved=1e-6, loss="floor")),

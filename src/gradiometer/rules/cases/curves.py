@@ -17,6 +17,7 @@ _READINGS = 5
 Shape = Literal[
     "learning", "stalled", "little", "zero", "floor", "growing", "blown up", "coming down", "negative", "spike", "jump",
     "swinging", "noisy learning", "heavy tails", "restart", "above", "sinking", "thrown", "new task", "lost",
+    "half", "crawling",
 ]  # fmt: skip
 
 
@@ -54,6 +55,8 @@ _SHAPES: dict[str, Callable[[_At], float]] = {
     "thrown": lambda s: _GUESS * (3 if s.i < 10 else 0.65 + 0.3 * math.sin(1.3 * s.i)),
     "new task": lambda s: _GUESS * (max(0.97**s.i, 0.1) if s.late < 0 else max(0.9 * 0.99**s.late, 0.45)),
     "lost": lambda s: _GUESS * (max(0.97**s.i, 0.1) if s.late < 0 else 1.5),
+    "half": lambda s: _GUESS * max(0.98**s.i, 0.5),
+    "crawling": lambda s: _GUESS * (1 - 0.12 * s.i / s.n),
     "restart": lambda s: _GUESS * 0.97 ** (s.i % (s.n // 2)) * (0.5 if s.late >= 0 else 1.0),
 }
 
