@@ -538,7 +538,7 @@ def test_weights_are_known_as_drawn_until_they_are_trained(n):
 
 
 @pytest.mark.parametrize(
-    "layer, batch",
+    ("layer", "batch"),
     [
         (nn.LSTM(24, 40, batch_first=True), torch.randn(4, 5, 24)),
         (nn.GRU(24, 40, 2), torch.randn(4, 5, 24)),

@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gauntlet", description="A benchmark of diagnoses.")
     parser.add_argument("patterns", nargs="*", metavar="pattern", help="only cases with one of these in their name")
-    parser.add_argument("--half", choices=[*HALVES, "both"], default="both")
+    parser.add_argument("--half", choices=[*HALVES, "both", "practice"], default="both")
     parser.add_argument("--every", type=int, metavar="N", help="sample every N-th step, not by the default budget")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="the peers as well")
     parser.add_argument("--write", action="store_true", help="keep the tables in benchmarks/gauntlet/results/")

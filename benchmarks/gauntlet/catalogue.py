@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.gauntlet.training import Case
 
 HALVES = ("tuned", "held_out")
+"""What a run without further words takes; `practice` is a third folder of the same kind."""
 
 
 @dataclass(frozen=True)

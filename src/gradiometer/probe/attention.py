@@ -41,8 +41,12 @@ def of_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
 
 
 @torch.no_grad()  # what is computed here must not become a part of the graph, or of what a checkpoint puts away
-def of_module(module: nn.MultiheadAttention, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The same of torch's own module, whose projections are made again for a few examples."""
+def of_module(
+    module: nn.MultiheadAttention | nn.Softmax, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Scalar]:
+    """The same of torch's own modules, softmax and attention, whose projections are made again for a few examples."""
+    if isinstance(module, nn.Softmax):
+        return of_function(F.softmax, (*args, *kwargs.values(), module.dim), {})
     named = _named(_MODULE, args, kwargs)
     query, key = named["query"], named["key"]
     added = module.bias_k is not None or module.add_zero_attn

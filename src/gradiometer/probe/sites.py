@@ -128,7 +128,7 @@ class SiteTracker:
                 operation, base = self._named(module, place)
                 site = (place[0], base or operation.name)
                 self.guarded("recurrence", self.replays.called, module, given, kwargs, output, *site)
-            if self.propagation and isinstance(module, nn.MultiheadAttention):
+            if self.propagation and isinstance(module, (nn.MultiheadAttention, nn.Softmax)):
                 self.guarded("attention", self._attended, before, attention.of_module, module, given, kwargs)
         return output
 

@@ -51,13 +51,14 @@ def check(patient: Patient) -> list[Finding]:
     readings = sorted({r.step: r for r in patient.traced if any(_attends(r))}.values(), key=lambda r: r.step)
     if not readings:
         return []
-    newest, birth = _attends(readings[-1]), _attends(readings[0])
+    newest = _attends(readings[-1])
     collapsed = [name for name, row in newest.items() if _one_place(row)]
     growing = [name for name in newest if name not in collapsed and _keeps_growing(readings, name)]
     found = sorted(collapsed or growing, key=lambda name: newest[name].entropy or 0.0)
     if not found:
         return []
-    born = [name for name in found if name in birth and _one_place(birth[name])]
+    early = [_attends(r) for r in readings if r.step < ENOUGH]
+    born = [name for name in found if any(name in at and _one_place(at[name]) for at in early)]
     most = 2 * len(found) >= len(newest)
     severity = _severity(patient, readings[0], most=most, whole=bool(collapsed), born=bool(born))
     return [_finding(severity, readings, found, bool(born), len(newest))] if severity is not None else []
@@ -126,7 +127,13 @@ def _finding(severity: Severity, readings: list[Reading], names: list[str], born
         readings[-1].step,
     )
     many = f", and so do {len(names) - 1} more of {layers} such layers" if len(names) > 1 else ""
-    since = f" At step {readings[0].step} it was {early:.2g}." if grown else " It was so at birth." if born else ""
+    since = (
+        f" At step {readings[0].step} it was {early:.2g}."
+        if grown
+        else " It was so from the beginning on."
+        if born
+        else ""
+    )
     return Finding(
         kind="attention_collapse",
         severity=severity,

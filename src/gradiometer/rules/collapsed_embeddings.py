@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from gradiometer.records import Finding, Reading, SiteReading
 from gradiometer.rules.base import Patient
+from gradiometer.rules.mismatch import DIFFERENCES
 from gradiometer.rules.patience import PATIENCE, in_time
 
-SAME = 1e-3
-"""One minus the cosine between the embeddings of different inputs: 2.6 degrees. A small SimSiam (Chen and He, 2021)
+SAME = 3e-3
+"""One minus the cosine between the embeddings of different inputs: 4.4 degrees. A small SimSiam (Chen and He, 2021)
 that keeps its stop-gradient passes 4e-3 on its way and parts again; without it it stands at 5e-4 after thirty steps.
 Embeddings that are kept apart by negative pairs fill their space, at 60 to 90 degrees."""
 
-LOST = 20.0
-"""Times that they were further apart at birth: embeddings that come alike from their encoder are its affair."""
+SHRUNK = 10.0
+"""Times that targets varied more at birth. Those of data vary as they always did."""
+
+LOST = 100.0
+"""Times that they were further apart at birth: embeddings that come alike from their encoder are its affair, and those
+of the SimSiam above are 40 times nearer for a while."""
 
 FLOOR = 1e-7
 """What float32 resolves."""
@@ -22,7 +27,25 @@ UNITS = 4
 
 
 def collapsed_embeddings(patient: Patient) -> Finding | None:
-    """A finding where a network is called twice in a step, to compare its own outputs, and gives the same for all.
+    """A finding where a network is compared with itself, and gives the same for all."""
+    return _alike(patient) or _shrunk(patient)
+
+
+def _shrunk(patient: Patient) -> Finding | None:
+    """Targets that vary less and less are no data: the network makes them itself, and makes them easy."""
+    read = [(r, r.tasks[0]) for r in in_time(patient) if len(r.tasks) == 1 and r.tasks[0].loss in DIFFERENCES]
+    spreads = [(r, task.spread[1], task.spread[0]) for r, task in read if task.spread is not None]
+    if len(patient.losses) < PATIENCE or len(spreads) < 2 or spreads[0][0].step != 0 or not patient.alone:
+        return None
+    (_, before, _), (newest, after, answered) = spreads[0], spreads[-1]
+    if not 0 < after * SHRUNK <= before or answered * SHRUNK > before:
+        return None
+    last = next((row.name for row in reversed(newest.sites) if row.site.cause == "weights"), "loss")
+    return _finding(newest, (last,), before, after, "the targets that it makes for itself vary by")
+
+
+def _alike(patient: Patient) -> Finding | None:
+    """The network is called twice in a step, and its embeddings are the same for all inputs.
 
     Only where no targets are known: a regression may well give nearly the same to all.
     """
@@ -38,25 +61,26 @@ def collapsed_embeddings(patient: Patient) -> Finding | None:
     if not lost or len(lost) < len(apart):
         return None
     name = next(iter(lost))
-    before, after = lost[name]
+    return _finding(readings[-1], tuple(lost), *lost[name], f"one minus the cosine of what {name} gives is")
+
+
+def _finding(newest: Reading, sites: tuple[str, ...], before: float, after: float, what: str) -> Finding:
     return Finding(
         kind="rank_collapse",
         severity="critical",
-        sites=tuple(lost),
+        sites=sites,
         evidence={
             "between": "examples",
             "apart_before": before,
             "apart_after": after,
-            "step": readings[-1].step,
-            "onset": next(
-                (r.step for r in in_time(patient) if (row := _twins(r).get(name)) and _apart(row) <= SAME), 0
-            ),
+            "step": newest.step,
+            "onset": newest.step,
         },
         cause="a loss that is smallest when all embeddings are equal",
         explanation=(
-            f"The embeddings that {name} gives to different inputs have become the same: one minus their cosine was "
-            f"{before:.2g} at first and is {after:.1g}. The loss compares the network's outputs with each other, "
-            "and equal ones please it best: it falls, and nothing about the inputs is left."
+            f"The network gives the same to different inputs: {what} {after:.1g}, and was {before:.2g} at first. The "
+            "loss compares its outputs with each other, and equal ones please it best: it falls, and nothing about the "
+            "inputs is left."
         ),
         remedies=(
             "negative pairs (InfoNCE, a margin)",

@@ -9,6 +9,7 @@ from gradiometer.rules.curve import Curve, curve, finite
 from gradiometer.rules.hints import DRIFT, drift, without_warm_up
 from gradiometer.rules.reversed_sign import reversed_sign
 from gradiometer.rules.steps import LONG, gradients, length, reach, typical
+from gradiometer.rules.unbounded_loss import unbounded_loss
 
 TWICE = 1.0
 """Rise above the beginning and above a constant guess, as a share of the larger of both, from which on a loss has
@@ -31,7 +32,7 @@ that does not grow either oscillates."""
 
 def check(patient: Patient) -> list[Finding]:
     """One finding for a loss that is maximized, or ends far above its beginning and above a constant guess."""
-    turned = reversed_sign(patient)
+    turned = reversed_sign(patient) or unbounded_loss(patient)
     if turned is not None:
         return [turned]
     values = finite(patient.losses)

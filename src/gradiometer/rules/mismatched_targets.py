@@ -11,6 +11,17 @@ from gradiometer.rules.mismatch import BINARY, DIFFERENCES, LARGE, SMALL, Mismat
 ALIKE = 1e-5
 """Of the targets' range: what rounding makes of a spread of zero in float32, a hundred times over."""
 
+BEYOND = 2.0
+"""Spread of the targets over half the range of outputs that stand at their bounds: most of it is out of reach."""
+
+FLAT = 0.5
+"""Share of the outputs that stand at a bound."""
+
+EDGE = 0.95
+"""Largest output of a recurrent cell, a product of a gate and a tanh, that counts as its bound of one."""
+
+_CELLS = ("gru", "lstm", "rnn", "gru_cell", "lstm_cell", "rnn_cell")
+
 _NAMES = {"nll_loss": "cross-entropy", "mse_loss": "a mean squared error"}
 
 
@@ -42,6 +53,37 @@ def targets_beyond(task: Task) -> Mismatch | None:
         unknown="warning" if share >= LARGE else "info",
         learning="warning" if share >= LARGE else "info",
         evidence={"unreachable_share_of_variance": share, "range": (low, high), "targets": (least, most)},
+    )
+
+
+def held_in(task: Task, reading: Reading) -> Mismatch | None:
+    """An output that stands at the bounds of what it can give, times a constant or out of a recurrent cell."""
+    if task.loss not in DIFFERENCES or None in (task.outputs, task.spread) or nearest(task) in BOUNDED:
+        return None
+    low, high = task.outputs or (0.0, 0.0)
+    half, spread = (high - low) / 2, (task.spread or (0.0, 0.0))[1]
+    last = max((i for i, row in enumerate(reading.sites) if row.site.cause == "weights"), default=None)
+    if last is None or not spread > BEYOND * max(half, max(abs(low), abs(high)) / 2):
+        return None
+    behind = [row for row in reading.sites[last:] if row.site.operation in BOUNDED and (row.saturation or 0) >= FLAT]
+    cell = reading.sites[last]
+    if cell.site.operation in _CELLS and high <= 1 and low >= -1 and max(high, -low) >= EDGE:
+        behind.append(cell)
+    if not behind:
+        return None
+    operation = behind[-1].site.operation
+    return Mismatch(
+        cause=f"a {operation} as the output, and targets outside its range",
+        operation=operation,
+        explanation=(
+            f"The outputs come from a {operation} and stand at its bounds, {low:.3g} and {high:.3g}; the targets vary "
+            f"by {spread:.3g}, and cannot be reached."
+        ),
+        remedies=("a linear layer as the output", "targets scaled to the range of the output"),
+        wrong_if="the targets outside the range are meant to be cut off",
+        unknown="info",
+        learning="info",
+        evidence={"outputs": (low, high), "spread_of_targets": spread},
     )
 
 

@@ -12,7 +12,7 @@ from gradiometer.rules.mismatch import Mismatch
 from gradiometer.rules.mismatched_dimension import other_dimension
 from gradiometer.rules.mismatched_divergence import divergence_of_scores, targets_no_probabilities
 from gradiometer.rules.mismatched_logits import bounded_logits, log_softmax_twice, raw_scores, single_class
-from gradiometer.rules.mismatched_targets import binary_targets, stretched, targets_beyond
+from gradiometer.rules.mismatched_targets import binary_targets, held_in, stretched, targets_beyond
 from gradiometer.rules.patience import severity, unwell
 
 
@@ -46,6 +46,7 @@ def _find(task: Task, reading: Reading) -> list[Mismatch]:
         log_softmax_twice(task),
         stretched(task, reading),
         targets_beyond(task),
+        held_in(task, reading),
     )
     return [mismatch for mismatch in found if mismatch is not None]
 

@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 
 def learning(patient: Patient) -> bool | None:
-    """As `Progress.learning`, but ``None`` of one that does not within its first `PATIENCE` steps."""
+    """As `Progress.learning`, but ``None`` of one that does not in its first `PATIENCE` steps, or falls steadily."""
     seen = patient.progress.learning
-    if seen is False and len(patient.losses) < PATIENCE and not patient.failed:
+    if seen is False and not patient.failed and (len(patient.losses) < PATIENCE or patient.progress.steady):
         return None
     return seen
 

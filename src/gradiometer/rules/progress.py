@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from gradiometer.records import Reading
-from gradiometer.rules.curve import MAD
+from gradiometer.rules.curve import MAD, curve
 
 ENOUGH = 20
 """Losses below this number say nothing: a first drop and its noise cannot be told apart."""
@@ -34,6 +34,9 @@ TRAINED = 0.9
 OUTLIER = 5.0
 """Losses so many times the median of their neighbours are left out of a mean."""
 
+BEYOND = 10.0
+"""Standard errors by which a loss must have fallen to fall beyond doubt."""
+
 NEAR = 0.3
 """How near to the constant guess a network just made begins, if its loss is what it seems to be."""
 
@@ -45,7 +48,8 @@ class Progress:
     ``initial`` and ``current`` are the loss at the first steps and at the newest ones, ``guess`` is that of a
     constant guess, where it is known. ``gap`` is the share of the reference (the guess, or else the beginning) that is
     gone, ``noise`` the standard error of ``current`` as such a share. ``trained`` says that it began well
-    below its guess.
+    below its guess, ``steady`` that it falls in every quarter, far beyond its noise, where no guess is known: a large
+    constant may be in it.
     """
 
     learning: bool | None
@@ -56,6 +60,7 @@ class Progress:
     gap: float = 0.0
     noise: float = 0.0
     trained: bool = False
+    steady: bool = False
 
     @property
     def little(self) -> bool:
@@ -94,7 +99,15 @@ def progress(losses: Sequence[tuple[int, float]], readings: Sequence[Reading] = 
     trained = guess is not None and max(initial, _level(values[:10])) < TRAINED * guess
     if not learning and kept and trained and finite:
         learning = None  # trained before, and on its plateau now
-    return Progress(learning, ever, initial, current, guess, gap, noise, trained)
+    return Progress(learning, ever, initial, current, guess, gap, noise, trained, _steady(values, guess, gap, noise))
+
+
+def _steady(values: list[float], guess: float | None, gap: float, noise: float) -> bool:
+    shape = curve(values)
+    if guess is not None or shape is None:
+        return False
+    a, b, c, d = shape.parts
+    return a > b > c > d and gap > BEYOND * noise
 
 
 def _level(values: Sequence[float]) -> float:

@@ -98,8 +98,8 @@ def collapse(reading: Reading, model: str, between: Between) -> Collapse | None:
     stretch, earlier = known[start:], known[:start]
     layers = [(row, apart) for _, row, apart in stretch if row.site.cause in _LAYERS]
     origin = [(row, apart) for _, row, apart in earlier if row.site.cause in _LAYERS]
-    if not layers or not origin:
-        return None
+    if len(layers) < (1 if between == "tokens" else 2) or not origin:
+        return None  # depth is more than one layer
     top = max(range(len(origin)), key=lambda k: origin[k][1])
     before, after = origin[top][1], max(layers[-1][1], _FLOOR)
     if math.log10(before / after) < LOST or any(_all_dead(row) for row in rows[earlier[-1][0] : last]):

@@ -10,7 +10,7 @@ from gradiometer.rules import cases, vanishing_gradient
 from gradiometer.rules.base import RECENT, Case, Patient, Rule, gain, percent
 from gradiometer.rules.blocked import blocked
 from gradiometer.rules.depth import profiles, takes_part
-from gradiometer.rules.patience import unwell
+from gradiometer.rules.patience import PATIENCE, unwell
 from gradiometer.rules.progress import LITTLE
 
 MOST = 0.5
@@ -20,6 +20,13 @@ NEARLY_ALL = 0.9
 """Fraction of a layer's values on the flat part that leaves nothing to the average unit."""
 
 
+ALL_BUT = 0.97
+"""The same of every squashing layer that leaves next to nothing to any unit."""
+
+SHUT = 1e-6
+"""Gradient that passes a gate, below which it stays as it was drawn: a sigmoid at 14, where it is flat from 6 on."""
+
+_GATES = ("sigmoid", "hardsigmoid")
 CLIPPED = ("relu6", "hardswish")
 """Flat where they are large, beside being zero where they are negative, which is no disease."""
 
@@ -35,6 +42,8 @@ def check(patient: Patient) -> list[Finding]:
     )
     sites = {row.name: row for row in squashing(patient.last, outputs=astray)}
     fractions = {name: _recent(patient, name) for name in sites}
+    for row in _shut_gates(patient):
+        sites[row.name], fractions[row.name] = row, _recent(patient, row.name)
     end = blocked(patient)
     if end is not None and end.site.operation in (*SQUASHING, *CLIPPED):  # an output or a gate as well
         sites[end.name], fractions[end.name] = end, 1.0
@@ -43,7 +52,9 @@ def check(patient: Patient) -> list[Finding]:
         return []
     worst = sorted(seen, key=lambda name: (end is not None and name == end.name, seen[name]), reverse=True)
     strong = seen[worst[0]] >= NEARLY_ALL
-    doubt: Severity = "warning" if strong and unwell(patient) else "info"
+    # Where no constant guess is known a loss may fall though nothing is learned.
+    mute = patient.progress.guess is None and len(patient.losses) >= PATIENCE and min(fractions.values()) >= ALL_BUT
+    doubt: Severity = "warning" if strong and (mute or unwell(patient)) else "info"
     severity = patient.severity(stalled="critical" if strong else "warning", unknown="info", learning=doubt)
     # Before anything is known of the loss, flat units matter where they keep the gradient from the first layers.
     lost = [p for p in profiles(patient, vanishing=True) if p.least <= vanishing_gradient.CRITICAL]
@@ -89,7 +100,7 @@ def check(patient: Patient) -> list[Finding]:
 def squashing(reading: Reading, *, outputs: bool = False) -> list[SiteReading]:
     """Squashing activations inside the network, and at its output if that is asked for.
 
-    One after the last weights is an output, which is flat where the network is sure; one that is multiplied with
+    One after the last weights is an output, which is flat where the network is sure; a sigmoid that is multiplied with
     another signal is a gate, and a gate is meant to be open or shut.
     """
     last = {row.site.model: i for i, row in enumerate(reading.sites) if row.site.cause == "weights"}
@@ -98,9 +109,22 @@ def squashing(reading: Reading, *, outputs: bool = False) -> list[SiteReading]:
         for i, row in enumerate(reading.sites)
         if row.saturation is not None
         and row.site.operation in SQUASHING
-        and not row.gates
+        and not (row.gates and row.site.operation in _GATES)
         and (outputs or i < last.get(row.site.model, -1))
     ]
+
+
+def _shut_gates(patient: Patient) -> list[SiteReading]:
+    """Gates that are shut (or open) so far from birth on that their weights get no gradient to learn when to open."""
+    born = {row.name: row for row in (patient.early[0] if patient.early else patient.last).sites}
+    gates = [row for row in patient.last.sites if row.gates and row.site.operation in _GATES]
+    shut = []
+    for row in gates:
+        first, passed = born.get(row.name), gain(patient.last, row)
+        flat = min((r.saturation or 0.0) if r is not None else 0.0 for r in (row, first))
+        if flat >= NEARLY_ALL and passed is not None and passed <= SHUT:
+            shut.append(row)
+    return shut if 2 * len(shut) > len(gates) else []
 
 
 def _onset(patient: Patient, names: Sequence[str]) -> int:

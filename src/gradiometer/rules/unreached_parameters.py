@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gradiometer.records import Finding, ParameterReading
 from gradiometer.rules.base import Patient
+from gradiometer.rules.blocked import blocked
 from gradiometer.rules.patience import in_time, severity
 from gradiometer.rules.standing import MOST, SEVERAL, finding, share, stranger
 
@@ -28,6 +29,8 @@ def unused(patient: Patient) -> Finding | None:
         return _cleared(patient, lost)
     if len(readings) >= SEVERAL and not reached and not any(p.update_rms for p in lost):
         return _unreached(patient, lost)
+    if (zero := _all_zero(patient)) is not None:
+        return zero
     gone = [] if lost else _no_more(patient)
     lost = lost or gone
     if not lost or not reached or len(readings) < SEVERAL or any(p.name in behind for p in lost):
@@ -42,6 +45,26 @@ def unused(patient: Patient) -> Finding | None:
         "nothing that the loss depends on uses them",
         ("check that forward uses them", "leave them out, if they are left over"),
         "they are used in some steps only, that were not sampled",
+    )
+
+
+def _all_zero(patient: Patient) -> Finding | None:
+    """A gradient comes to everything that is held, and is exactly zero everywhere, in every reading."""
+    readings = [r for r in in_time(patient) if r.parameters]
+    held = [p for r in readings for p in r.parameters if p.parameter.optimizer >= 0 and p.parameter.trainable]
+    norms = [p.grad_rms for p in held if p.grad_rms is not None]
+    half = any(p.parameter.dtype != "float32" for p in held) or any(row.lost is not None for row in patient.last.sites)
+    if len(readings) < SEVERAL or not norms or any(norms) or half or blocked(patient) is not None:
+        return None  # what underflow, or an activation that passes nothing, explains is told there
+    return finding(
+        patient,
+        [p for p in patient.last.parameters if p.parameter.optimizer >= 0 and p.parameter.trainable],
+        severity(patient, stalled="critical", unknown="warning", learns="info"),
+        "a gradient that is exactly zero",
+        f"get a gradient of exactly zero in all of {len(readings)} readings: they are multiplied by zero on their way "
+        "to the loss",
+        ("look for a factor of zero: an integer division, a mask, a scale that is zero",),
+        "the loss is zero already",
     )
 
 
