@@ -80,6 +80,21 @@ def test_masks_of_two_kinds() -> None:
     assert agree(pair(attention.of_module(module, (x, x, x), masks)), weights[: attention.EXAMPLES])
 
 
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_a_module_of_softmax_against_what_it_gives(dim: int) -> None:
+    module, logits = nn.Softmax(dim), torch.randn(B, L, 7) * 3
+    found = attention.of_module(module, (logits,), {})
+    assert agree(pair(found), module(logits.double())[: attention.EXAMPLES].movedim(dim, -1))
+    assert attention.of_module(module, (), {"input": logits}) == found
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension")
+def test_a_module_of_softmax_over_something_else_is_no_attention() -> None:
+    assert attention.of_module(nn.Softmax(0), (torch.randn(B, L, 7),), {}) == {}
+    assert attention.of_module(nn.Softmax(-1), (torch.randn(B, 7),), {}) == {}
+    assert attention.of_module(nn.Softmax(), (torch.randn(B, L, 7),), {}) == {}
+
+
 def test_what_a_module_does_not_tell() -> None:
     x, y = torch.randn(B, L, E), torch.randn(B, L, 3)
     assert attention.of_module(nn.MultiheadAttention(E, H, kdim=3, vdim=3, batch_first=True), (x, y, y), {}) == {}
@@ -127,6 +142,19 @@ def decoder() -> nn.Module:
     return Net(lambda m, x: m.layer(x, x.flip(1)), layer=nn.TransformerDecoderLayer(E, H, 16, batch_first=True))
 
 
+def with_a_module(soft: nn.Softmax, call: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[], nn.Module]:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        q, k, v = m.qkv(x).chunk(3, -1)
+        return m.out(call(m.soft, q @ k.transpose(1, 2)) @ v)
+
+    return lambda: Net(forward, qkv=nn.Linear(E, 3 * E), soft=soft, out=nn.Linear(E, E))
+
+
+class Cooled(nn.Softmax):
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.softmax(3 * input, -1)
+
+
 def with_one_open(x: Tensor) -> Tensor:
     return x.masked_fill(~torch.eye(L, dtype=torch.bool), -torch.inf).softmax(-1)
 
@@ -136,7 +164,10 @@ TRAININGS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "softmax": (by_hand(lambda x: torch.softmax(x, -1)), [":softmax"]),
     "softmax, method": (by_hand(lambda x: x.softmax(dim=-1)), [":softmax"]),
     "softmax, functional": (by_hand(lambda x: F.softmax(x, dim=-1)), [":softmax"]),
-    "softmax, module": (by_hand(nn.Softmax(-1)), []),
+    "softmax, module elsewhere": (by_hand(nn.Softmax(-1)), [":softmax"]),
+    "softmax, module": (with_a_module(nn.Softmax(-1), lambda soft, x: soft(x)), ["soft"]),
+    "softmax, module by name": (with_a_module(nn.Softmax(-1), lambda soft, x: soft(input=x)), ["soft"]),
+    "softmax, module of its own": (with_a_module(Cooled(-1), lambda soft, x: soft(x)), ["soft:softmax"]),
     "one open place": (by_hand(with_one_open), [":softmax"]),
     "fused": (fused(dropout_p=0.2), [":scaled_dot_product_attention"]),
     "fused, causal": (fused(is_causal=True), [":scaled_dot_product_attention"]),

@@ -29,6 +29,9 @@ _SATURATED: dict[str, Callable[[Tensor], Tensor]] = {
     "softsign": lambda y: y.abs() > 0.9,
     "hardsigmoid": lambda y: (y <= 0) | (y >= 1),
     "hardtanh": lambda y: _at_bound(y, y.amin()) | _at_bound(y, y.amax()),
+    # A recurrent layer gives its tanh as it is; what leaves its range is a ReLU, which does not saturate.
+    "rnn": lambda y: (y.abs() > _TANH) & (y.abs().amax() <= 1),
+    "rnn_cell": lambda y: (y.abs() > _TANH) & (y.abs().amax() <= 1),
 }
 _SOFTMAX = 0.5 + _SIGMOID  # one entry of a row takes all: the Jacobian diag(y) - yy' is then zero
 _DYING = frozenset({"relu", "relu6", "threshold", "hardswish", "gelu"})

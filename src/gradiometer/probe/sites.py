@@ -128,7 +128,9 @@ class SiteTracker:
                 operation, base = self._named(module, place)
                 site = (place[0], base or operation.name)
                 self.guarded("recurrence", self.replays.called, module, given, kwargs, output, *site)
-            if self.propagation and isinstance(module, (nn.MultiheadAttention, nn.Softmax)):
+            # In a softmax with a forward of its own the call of a function is seen.
+            attends = isinstance(module, nn.MultiheadAttention) or (leaf and isinstance(module, nn.Softmax))
+            if self.propagation and attends:
                 self.guarded("attention", self._attended, before, attention.of_module, module, given, kwargs)
         return output
 

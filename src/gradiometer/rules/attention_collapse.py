@@ -121,7 +121,8 @@ def _finding(severity: Severity, readings: list[Reading], names: list[str], born
     first, last = _attends(readings[0]).get(worst), _attends(readings[-1])[worst]
     entropy, distance = last.entropy or 0.0, last.sharpness or 0.0
     early = first.sharpness if first is not None else None
-    grown = not born and early is not None and distance >= GROWN * early
+    # Logits may grow within the very first steps, and are no matter of how weights were drawn for that.
+    grown = first is not None and not _one_place(first) and early is not None and distance >= GROWN * early
     onset = next(
         (r.step for r in readings if any(_one_place(row) for n, row in _attends(r).items() if n in names)),
         readings[-1].step,
@@ -180,6 +181,11 @@ RULE = Rule(
         ),
         Case("logits that grew and lost it", signals.attention((0.01, 90.0), birth=(0.97, 0.5), loss="stalled")),
         Case("logits on their way there", signals.attention((0.3, 25.0), birth=(0.97, 0.5), loss="stalled")),
+        Case("one place each from birth, and half is learned", signals.attention((0.004, 440.0), loss="half")),
+        Case(
+            "collapsed in the first steps, and half is learned",
+            signals.attention((0.004, 440.0), birth=(0.97, 0.5), since=ENOUGH - 1, loss="half"),
+        ),
         Case("one layer of twelve", signals.attention((0.004, 440.0), loss="stalled", layers=12, collapsed=1)),
     ),
     healthy=(
@@ -187,6 +193,11 @@ RULE = Rule(
         Case("even, and it does not learn", signals.attention((0.98, 0.5), loss="stalled")),
         Case(
             "sharp heads of a network that learns", signals.attention((0.02, 30.0), birth=(0.97, 0.5), loss="learning")
+        ),
+        Case("one place each from birth, and most is learned", signals.attention((0.004, 440.0), loss="most")),
+        Case(
+            "collapsed when half was learned",
+            signals.attention((0.004, 440.0), birth=(0.97, 0.5), since=ENOUGH, loss="half"),
         ),
         Case("a pretrained network at its first step", signals.attention((0.03, 20.0), loss="unknown", trained=True)),
         Case("sharp, not flat: five times the weights", signals.attention((0.17, 12.0), loss="stalled")),

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from gradiometer.records import Finding, ParameterReading, Reading, Severity, SiteReading
 from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import tasks as cases
+from gradiometer.rules.cases import unguessed
 from gradiometer.rules.depth import MOVING, parameters_of, takes_part
 from gradiometer.rules.loud_outputs import loud_outputs
 from gradiometer.rules.patience import severity
@@ -169,6 +170,7 @@ RULE = Rule(
         Case("unit normal weights before tanh, 128 wide", cases.drawn([11.3] * 3, loss="stalled", between=["tanh"])),
         Case("a hidden layer of zeros", cases.drawn([1.4, 0.0, 1.4], loss="stalled")),
         Case("a third of He's scale, nine times", cases.drawn([0.47] * 10, loss="stalled")),
+        Case("weights of 0.001, and no guess is known", unguessed(cases.drawn([0.008] * 4, loss="stalled", ratio=1.0))),
         Case("logits of ten at birth", cases.loud(6.0, 10.0, loss="worse")),
     ),
     healthy=(
@@ -178,6 +180,10 @@ RULE = Rule(
         Case("GPT-2's", cases.drawn([_GPT_2] * 12, loss="stalled", between=["tanh", "add"])),
         Case("small weights, and it learns", cases.drawn([0.008] * 4, loss="learning")),
         Case("small weights that Adam moves", cases.drawn([0.008] * 4, loss="unknown", ratio=1.0)),
+        Case(
+            "a constant of the loss, below which it falls",
+            unguessed(cases.drawn([0.008] * 4, loss="steady", ratio=1.0)),
+        ),
         Case(
             "large weights before normalization",
             cases.drawn([50.0] * 3 + [1.0], loss="stalled", between=["layer_norm", "relu"]),

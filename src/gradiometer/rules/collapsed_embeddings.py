@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradiometer.records import Finding, Reading, SiteReading
-from gradiometer.rules.base import Patient
+from gradiometer.rules.base import RECENT, Patient
 from gradiometer.rules.mismatch import DIFFERENCES
 from gradiometer.rules.patience import PATIENCE, in_time
 
@@ -37,7 +37,11 @@ def _shrunk(patient: Patient) -> Finding | None:
     spreads = [(r, task.spread[1], task.spread[0]) for r, task in read if task.spread is not None]
     if len(patient.losses) < PATIENCE or len(spreads) < 2 or spreads[0][0].step != 0 or not patient.alone:
         return None
-    (_, before, _), (newest, after, answered) = spreads[0], spreads[-1]
+    # One odd batch is no proof, neither at birth nor now.
+    before = min(spread for r, spread, _ in spreads if r.step < RECENT)
+    after = max(spread for _, spread, _ in spreads[-RECENT:])
+    answered = max(spread for _, _, spread in spreads[-RECENT:])
+    newest = spreads[-1][0]
     if not 0 < after * SHRUNK <= before or answered * SHRUNK > before:
         return None
     last = next((row.name for row in reversed(newest.sites) if row.site.cause == "weights"), "loss")

@@ -111,12 +111,17 @@ RULE = Rule(
         Case("growing step by step", cases.training([1.0] * 5, moved=0.2, loss="growing")),
         Case("blown up and staying there", cases.training([1.0] * 5, moved=0.2, loss="blown up")),
         Case("a minus before the loss", cases.training([1.0] * 5, moved=1e-3, loss="negative", flipped=True)),
+        Case("below zero, and ever faster", cases.training([1.0] * 5, moved=1e-3, loss="endless")),
     ),
     healthy=(
         Case("learning", cases.training([1.0] * 5, moved=1e-3, loss="learning")),
         Case("not learning, at a constant guess", cases.training([1.0] * 5, moved=1e-3, loss="stalled")),
         Case("a wild start that comes down", cases.training([1.0] * 5, moved=1e-2, loss="coming down")),
         Case("negative by nature, and falling", cases.training([1.0] * 5, moved=1e-3, loss="negative")),
+        Case("a likelihood that slows down", cases.training([1.0] * 5, moved=1e-3, loss="likelihood")),
+        Case("one that grew threefold", cases.training([1.0] * 5, moved=1e-3, loss="threefold")),
+        Case("one that began below zero, ever faster", cases.training([1.0] * 5, moved=1e-3, loss="from below")),
+        Case("one that passed zero, evenly", cases.training([1.0] * 5, moved=1e-3, loss="through zero")),
         Case("one spike", cases.training([1.0] * 5, moved=1e-3, loss="spike")),
     ),
 )

@@ -11,7 +11,7 @@ from gradiometer.rules.base import Case, Patient, Rule
 from gradiometer.rules.cases import parameter, tasks
 from gradiometer.rules.cases.chains import Loss
 from gradiometer.rules.drawn import as_drawn
-from gradiometer.rules.patience import in_time, poorly, severity, unwell
+from gradiometer.rules.patience import in_time, poorly, severity
 from gradiometer.rules.standing import MOST, share
 from gradiometer.rules.unheld_parameters import FEW
 
@@ -54,7 +54,8 @@ def _finding(patient: Patient, reading: Reading, rows: list[LedgerRow]) -> Findi
     lost = mistake or (drawn and share(reading, behind) >= MOST)
     stalled: Severity = "critical" if mistake else "warning"
     doubt: Severity = "warning" if mistake else "info"
-    learns: Severity = "warning" if (lost and poorly(patient)) or (mistake and drawn and unwell(patient)) else "info"
+    # The rest of the network may learn the task without what stands behind it, which nobody has trained nonetheless.
+    learns: Severity = "warning" if (mistake and drawn) or (lost and poorly(patient)) else "info"
     # A mistake needs no patience.
     early = patient.severity(stalled=stalled, unknown=doubt, learning=learns)
     severe = early if mistake else severity(patient, stalled=stalled, unknown=doubt, learns=learns)
@@ -95,6 +96,19 @@ def _left_out(layer: int, *, loss: Loss, rms: float = 0.577) -> Patient:
     parameters = [parameter(f"{name}.weight", 1e-3) for name in ("fc0", "fc1", "out")]
     parameters[layer] = tasks.weight(parameters[layer].name, held=False, rms=rms)
     return tasks.held(*parameters, chain=False, loss=loss)
+
+
+def _multiplied(*gradients: float, loss: Loss, dtype: str = "float32", through: Patient | None = None) -> Patient:
+    """A network all of whose weights get this gradient, one a reading; weight decay moves them.
+
+    Its sites are those of ``through``, or else in good health.
+    """
+    made = parameter("all", 1e-3)
+    info = replace(made.parameter, dtype=dtype)
+    weights = [replace(made, parameter=info, grad_rms=gradient) for gradient in gradients]
+    readings = [tasks.held(weight, chain=False, loss=loss).last for weight in weights]
+    sites = (through.last if through is not None else readings[0]).sites
+    return cases.patient([replace(r, step=k, sites=sites) for k, r in enumerate(readings)], loss)
 
 
 RULE = Rule(
@@ -157,15 +171,21 @@ RULE = Rule(
             tasks.held(tasks.weight("all", trainable=False, gradient=None), chain=False, loss="unknown"),
         ),
         Case("no step moves anything", tasks.held(tasks.weight("all"), chain=False, loss="stalled")),
+        Case("a loss that is multiplied by zero", _multiplied(0.0, 0.0, 0.0, loss="stalled")),
+        Case("the same in the first steps", _multiplied(0.0, 0.0, 0.0, loss="unknown")),
         Case("zero_grad is missing", tasks.carrying([0.0, 0.7, 0.8, 0.9, 0.9], loss="stalled")),
         Case("the same, after a few readings", tasks.carrying([0.0, 0.7, 0.8, 0.9, 0.9], loss="unknown")),
+        Case(
+            "a comparison before layers as they were drawn, and nearly all learned",
+            cases.cut("gt", loss="most", drawn=True),
+        ),
+        Case("a layer in the middle as it was drawn, and nearly all learned", _left_out(1, loss="most")),
     ),
     healthy=(
         Case("nothing is cut off", cases.chain([1.0] * 10, "relu", loss="stalled")),
         Case("a backbone under no_grad, in the first step", cases.cut("linear", loss="unknown")),
         Case("the same, and it learns", cases.cut("linear", loss="learning")),
         Case("a comparison before layers that were trained, and most learned", cases.cut("gt", loss="half")),
-        Case("before layers as they were drawn, and nearly all learned", cases.cut("gt", loss="most", drawn=True)),
         Case("a detached part that no optimizer holds", cases.cut("detach", loss="stalled", held=False)),
         Case(
             "a body that is left out of the optimizer on purpose, and it learns",
@@ -177,7 +197,6 @@ RULE = Rule(
         ),
         Case("the first layer as it was drawn, and most learned", _left_out(0, loss="half")),
         Case("a layer in the middle that was trained before, and most learned", _left_out(1, loss="half", rms=0.8)),
-        Case("a layer in the middle as it was drawn, and nearly all learned", _left_out(1, loss="most")),
         Case(
             "a frozen body that was trained before, not learning",
             tasks.held(*(tasks.weight(f"body.{k}", **_FROZEN, rms=0.8) for k in range(4)), loss="stalled"),
@@ -202,6 +221,14 @@ RULE = Rule(
             "an adversary that no gradient reaches",
             tasks.held(tasks.weight("all", gradient=None), chain=False, loss="stalled", backward=False, alone=False),
         ),
+        Case("a gradient of zero in all batches but one", _multiplied(0.0, 1e-9, 0.0, 0.0, loss="stalled")),
+        Case("a gradient of zero in the first two steps", _multiplied(0.0, 0.0, loss="stalled")),
+        Case("a gradient that float16 cannot hold", _multiplied(0.0, 0.0, 0.0, dtype="float16", loss="stalled")),
+        Case(
+            "a gradient that ends at an activation, which is told there",
+            _multiplied(0.0, 0.0, 0.0, through=cases.closed("sigmoid", [0.0] * 3, loss="stalled"), loss="stalled"),
+        ),
+        Case("a gradient of zero where all is learned", _multiplied(0.0, 0.0, 0.0, loss="learning")),
         Case("a learning rate of zero", tasks.held(tasks.weight("all"), chain=False, loss="stalled", rate=0.0)),
         Case("a head that takes no part", tasks.held(tasks.weight("old", gradient=None), loss="stalled")),
         Case("zero_grad is missing, and it learns", tasks.carrying([0.0, 0.7, 0.8, 0.9, 0.9], loss="learning")),

@@ -155,6 +155,7 @@ def _ended(
 
 
 _ONE_HOT = ("log_softmax", "linear")
+_TIMES = ("mul", "tanh", "linear")
 _N = 512
 
 RULE = Rule(
@@ -189,6 +190,14 @@ RULE = Rule(
             "(N, 1) against (N,)",
             cases.asked("mse_loss", ("linear",), spread=(1.0, 0.0), broadcast=True, units=1, loss="stalled"),
         ),
+        Case(
+            "five times tanh, at its bounds",
+            cases.asked("mse_loss", _TIMES, outputs=(-5, 5), spread=(4.5, 10.5), squashed=0.55, loss="stalled"),
+        ),
+        Case(
+            "an LSTM as the output, at its bound",
+            cases.asked("mse_loss", ("lstm",), outputs=(-0.9, 0.96), spread=(0.8, 1.95), layer="lstm", loss="stalled"),
+        ),
         Case("(N, 1) times (N,)", cases.asked("mul", ("linear",), broadcast=True, units=1, loss="learning")),
     ),
     healthy=(
@@ -205,6 +214,22 @@ RULE = Rule(
         Case("tanh before cross-entropy, learning", cases.asked("nll_loss", ("log_softmax", "tanh"), loss="learning")),
         Case("ReLU and positive targets", cases.asked("mse_loss", ("relu", "linear"), loss="stalled")),
         Case("a few targets below zero", cases.asked("mse_loss", ("relu", "linear"), beyond=0.2, loss="stalled")),
+        Case(
+            "five times tanh, and targets within reach",
+            cases.asked("mse_loss", _TIMES, outputs=(-5, 5), spread=(4.5, 9.5), squashed=0.55, loss="stalled"),
+        ),
+        Case(
+            "five times tanh, mostly within its bounds",
+            cases.asked("mse_loss", _TIMES, outputs=(-5, 5), spread=(3, 10.5), squashed=0.45, loss="stalled"),
+        ),
+        Case(
+            "an LSTM as the output, within its bounds",
+            cases.asked("mse_loss", ("lstm",), outputs=(-0.9, 0.94), spread=(0.8, 1.95), layer="lstm", loss="stalled"),
+        ),
+        Case(
+            "a linear layer that gives too little",
+            cases.asked("mse_loss", ("linear",), outputs=(-0.9, 0.96), spread=(0.8, 10.5), loss="stalled"),
+        ),
         Case(
             "one label for a whole batch",
             cases.asked(

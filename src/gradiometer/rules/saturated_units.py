@@ -30,7 +30,7 @@ _GATES = ("sigmoid", "hardsigmoid")
 CLIPPED = ("relu6", "hardswish")
 """Flat where they are large, beside being zero where they are negative, which is no disease."""
 
-SQUASHING = frozenset({"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign"})
+SQUASHING = frozenset({"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "rnn", "rnn_cell"})
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -152,6 +152,15 @@ RULE = Rule(
         Case("nearly all flat, and a third learned", cases.chain([0.5] * 5, "tanh", loss="little", saturation=0.95)),
         Case("an output below which no gradient is left", cases.closed("sigmoid", [0.0] * 3, loss="learning")),
         Case("the same of a gate", cases.closed("sigmoid", [0.0] * 3, loss="learning", gates=True)),
+        Case(
+            "gates that are shut from birth on",
+            cases.gate("sigmoid", saturation=0.95, passing=9e-7, shut=3, loss="stalled"),
+        ),
+        Case("what is multiplied by a gate", cases.gate("tanh", saturation=0.95, loss="stalled")),
+        Case(
+            "every layer flat, and a loss that falls from nobody knows where",
+            cases.unguessed(cases.chain([0.5] * 5, "tanh", loss="learning", saturation=0.97)),
+        ),
         Case("ReLU6 of inputs of a hundred", cases.closed("relu6", [0.0] * 3, loss="stalled")),
     ),
     healthy=(
@@ -164,6 +173,24 @@ RULE = Rule(
         ),
         Case("an output that is sure", cases.output("sigmoid", saturation=0.99, loss="learning")),
         Case("gates of a squeeze-and-excitation block", cases.gate("sigmoid", saturation=0.99, loss="stalled")),
+        Case("gates that let little pass", cases.gate("sigmoid", saturation=0.95, passing=2e-6, loss="stalled")),
+        Case("half of the gates shut", cases.gate("sigmoid", saturation=0.95, passing=0.0, shut=2, loss="stalled")),
+        Case(
+            "gates that learned to be shut",
+            cases.gate("sigmoid", saturation=0.95, passing=0.0, birth=0.1, loss="stalled"),
+        ),
+        Case(
+            "gates shut from birth on, and it learns", cases.gate("sigmoid", saturation=0.95, passing=0.0, loss="most")
+        ),
+        Case("half of what is multiplied by a gate", cases.gate("tanh", saturation=0.45, loss="stalled")),
+        Case(
+            "nearly every unit flat, and a loss that falls from nobody knows where",
+            cases.unguessed(cases.chain([0.5] * 5, "tanh", loss="learning", saturation=0.96)),
+        ),
+        Case(
+            "every layer flat, and it is known what was learned",
+            cases.chain([0.5] * 5, "tanh", loss="learning", saturation=0.97),
+        ),
         Case("half of it flat, and a third learned", cases.chain([0.5] * 5, "tanh", loss="little", saturation=0.6)),
         Case("nearly all flat, and most learned", cases.chain([0.5] * 5, "tanh", loss="most", saturation=0.95)),
         Case("nearly all flat, trained before", cases.chain([0.5] * 5, "tanh", loss="trained", saturation=0.95)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from gradiometer.records import Finding
 from gradiometer.rules import output_mismatch
 from gradiometer.rules.base import Patient
@@ -10,8 +12,9 @@ from gradiometer.rules.hints import drift
 from gradiometer.rules.progress import ENOUGH
 
 TENFOLD = 10.0
-"""Loss of the last quarter over that of the first. A log-likelihood is below zero as well, and soon takes smaller
-steps: of those of 20 healthy trainings the last quarter was at most 4 times the first."""
+"""Loss of the last quarter over that of the first, and the same of their fall since the beginning. A log-likelihood is
+below zero as well, and soon takes smaller steps: of those of 20 healthy trainings the last quarter was at most 4 times
+the first. What falls evenly has fallen 7 times as far, wherever its zero lies."""
 
 STEADY = 0.8
 """Fall from the third quarter to the last over that from the second to the third: what nears a bound slows down."""
@@ -19,11 +22,13 @@ STEADY = 0.8
 
 def unbounded_loss(patient: Patient) -> Finding | None:
     """A finding for a negative loss that has grown tenfold and does not slow down."""
-    shape = curve(finite(patient.losses))
+    values = finite(patient.losses)
+    shape = curve(values)
     if shape is None or not patient.alone or patient.failed or len(patient.losses) < 4 * ENOUGH:
         return None
     a, b, c, d = shape.parts
-    if not 0 > a > b > c > d or d > TENFOLD * a or c - d < STEADY * (b - c):
+    start = median(values[:3])  # as progress takes it
+    if not 0 > a > b > c > d or d > TENFOLD * a or start - d < TENFOLD * (start - a) or c - d < STEADY * (b - c):
         return None
     if output_mismatch.RULE.check(patient):
         return None  # which says what is paid for growing

@@ -8,7 +8,7 @@ from gradiometer.records import Finding, ParameterReading, Severity
 from gradiometer.rules import unreached_parameters
 from gradiometer.rules.base import Patient
 from gradiometer.rules.drawn import as_drawn
-from gradiometer.rules.patience import in_time, poorly, severity, unwell
+from gradiometer.rules.patience import in_time, poorly, severity
 from gradiometer.rules.standing import MOST, SEVERAL, finding, share, stranger
 
 FEW = 100
@@ -103,7 +103,7 @@ def _forgotten(patient: Patient) -> Finding | None:
         unknown = "warning"
     stalled: Severity = "critical" if part >= MOST or stale or hidden else "warning"
     # That the first layers alone are left out may be meant: what was trained elsewhere stays as it is.
-    drawn_within = scheme is not None and (poorly(patient) or (unwell(patient) and _within(patient, lost)))
+    drawn_within = scheme is not None and (poorly(patient) or _within(patient, lost))
     learns: Severity = "warning" if stale or thawed or (hidden and scheme is not None) or drawn_within else "info"
     severe = severity(patient, stalled=stalled, unknown=unknown, learns=learns)
     cause, why = "parameters that no optimizer holds", ""

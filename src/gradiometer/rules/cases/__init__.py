@@ -10,6 +10,7 @@ from gradiometer.rules.cases.chains import (
     recurrent,
     site,
     through_time,
+    unguessed,
 )
 from gradiometer.rules.cases.curves import training
 from gradiometer.rules.cases.ends import closed, cut, gate, output
@@ -29,4 +30,5 @@ __all__ = [
     "site",
     "through_time",
     "training",
+    "unguessed",
 ]

@@ -22,7 +22,7 @@ from gradiometer.records import (
 )
 from gradiometer.rules.base import Patient
 
-Loss = Literal["learning", "stalled", "unknown", "worse", "little", "half", "most", "trained"]
+Loss = Literal["learning", "stalled", "unknown", "worse", "little", "half", "most", "trained", "steady"]
 UNITS = 64
 _CAUSES: dict[str, Cause] = {
     "linear": "weights", "conv2d": "weights", "relu": "activation", "sigmoid": "activation", "tanh": "activation",
@@ -121,7 +121,8 @@ def patient(readings: Sequence[Reading], loss: Loss) -> Patient:
     """A training with these readings whose loss falls, does not fall, or has only just begun.
 
     A third of it is gone for ``little``, six tenths for ``half`` and eight for ``most``; what was ``trained`` before
-    begins at half a constant guess, and takes a third of that away.
+    begins at half a constant guess, and takes a third of that away. What is ``steady`` begins at 30 times
+    what a guess costs, and falls by four times that.
     """
     guess = math.log(UNITS)
     losses = {
@@ -132,9 +133,19 @@ def patient(readings: Sequence[Reading], loss: Loss) -> Patient:
         "little": [(i, guess * max(0.99**i, 0.66)) for i in range(200)],
         "half": [(i, guess * max(0.97**i, 0.4)) for i in range(200)],
         "most": [(i, guess * max(0.97**i, 0.2)) for i in range(200)],
+        "steady": [(i, guess * (30 - 0.02 * i)) for i in range(200)],
         "trained": [(i, guess * max(0.5 * 0.99**i, 0.33)) for i in range(200)],
     }[loss]
     return Patient(readings[:3], readings, losses)
+
+
+def unguessed(patient: Patient) -> Patient:
+    """The same where nobody knows what a constant guess costs."""
+
+    def at(r: Reading) -> Reading:
+        return replace(r, tasks=tuple(replace(task, guess=None) for task in r.tasks))
+
+    return replace(patient, early=[at(r) for r in patient.early], recent=[at(r) for r in patient.recent])
 
 
 def chain(

@@ -17,7 +17,7 @@ _READINGS = 5
 Shape = Literal[
     "learning", "stalled", "little", "zero", "floor", "growing", "blown up", "coming down", "negative", "spike", "jump",
     "swinging", "noisy learning", "heavy tails", "restart", "above", "sinking", "thrown", "new task", "lost",
-    "half", "crawling",
+    "half", "crawling", "endless", "likelihood", "threefold", "through zero", "from below",
 ]  # fmt: skip
 
 
@@ -57,6 +57,11 @@ _SHAPES: dict[str, Callable[[_At], float]] = {
     "lost": lambda s: _GUESS * (max(0.97**s.i, 0.1) if s.late < 0 else 1.5),
     "half": lambda s: _GUESS * max(0.98**s.i, 0.5),
     "crawling": lambda s: _GUESS * (1 - 0.12 * s.i / s.n),
+    "endless": lambda s: -20 * (s.i / s.n) ** 1.25,
+    "from below": lambda s: -5 - 20 * (s.i / s.n) ** 1.25,
+    "likelihood": lambda s: -30 / (1 + math.exp((0.575 - s.i / s.n) / 0.075)),
+    "threefold": lambda s: -1 - 4 * s.i / s.n,
+    "through zero": lambda s: 0.6 - 6 * s.i / s.n,
     "restart": lambda s: _GUESS * 0.97 ** (s.i % (s.n // 2)) * (0.5 if s.late >= 0 else 1.0),
 }
 

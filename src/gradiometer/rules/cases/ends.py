@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradiometer.records import Ledger, LedgerRow
+from gradiometer.records import Ledger, LedgerRow, Reading
 from gradiometer.rules.base import Patient
 from gradiometer.rules.cases.chains import UNITS, Loss, chain, parameter, patient, reading, site
 
@@ -54,11 +54,27 @@ def closed(
     return patient(readings, loss)
 
 
-def gate(operation: str, *, saturation: float, loss: Loss) -> Patient:
-    """Blocks in which an activation is multiplied with the signal."""
-    rows = []
-    for i in range(4):
-        rows += [site(f"b{i}.fc", "linear", 1.0), site(f"b{i}.act", operation, 1.0, saturation=saturation)]
-        rows[-1] = replace(rows[-1], gates=True)
-        rows += [site(f"b{i}:mul", "mul", 1.0)]
-    return patient([reading([*rows, site("out", "linear", 1.0)])], loss)
+def gate(
+    operation: str,
+    *,
+    saturation: float,
+    loss: Loss,
+    passing: float = 1.0,
+    shut: int = 4,
+    birth: float | None = None,
+) -> Patient:
+    """Four blocks in which an activation is multiplied with the signal.
+
+    ``passing`` is the gradient that the first ``shut`` of them let through, ``birth`` how flat they were at first.
+    """
+
+    def at(step: int, flat: float) -> Reading:
+        rows = []
+        for i in range(4):
+            norm = passing if i < shut else 1.0
+            rows += [site(f"b{i}.fc", "linear", norm), site(f"b{i}.act", operation, 1.0, saturation=flat)]
+            rows[-1] = replace(rows[-1], gates=True)
+            rows += [site(f"b{i}:mul", "mul", 1.0)]
+        return reading([*rows, site("out", "linear", 1.0)], step=step)
+
+    return patient([at(0, saturation if birth is None else birth), at(100, saturation)], loss)

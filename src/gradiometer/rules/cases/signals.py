@@ -28,11 +28,13 @@ def attention(
     keys: int = _LENGTH,
     product: bool = True,
     trained: bool = False,
+    since: int = 100,
 ) -> Patient:
     """A transformer whose attention has this entropy and sharpness, and had those of ``birth`` at its first step.
 
     Only the first ``collapsed`` layers have, the others are even. Without ``product`` nothing is multiplied with the
-    softmax; ``trained`` says that the first loss is already far below that of a constant guess.
+    softmax; ``trained`` says that the first loss is already far below that of a constant guess. ``since`` is the step
+    at which it was first seen to be no more as at birth.
     """
 
     def at(step: int, seen: tuple[float, float]) -> Reading:
@@ -52,7 +54,7 @@ def attention(
 
     if birth is None:
         return patient([at(step, now) for step in range(1 if loss == "unknown" else 3)], loss)
-    return patient([at(0, birth), at(100, (now[0], 0.7 * now[1])), at(199, now)], loss)
+    return patient([at(0, birth), at(since, (now[0], 0.7 * now[1])), at(199, now)], loss)
 
 
 def likeness(
@@ -112,6 +114,18 @@ def compared(apart: Sequence[float], *, targets: bool = False) -> Patient:
         return replace(made, tasks=(task,) if targets else (), loss_operations=("mean",))
 
     return patient([at(60 * k, distance) for k, distance in enumerate(apart)], "learning")
+
+
+def shrinking(targets: Sequence[float], answers: Sequence[float] | None = None) -> Patient:
+    """A network whose targets vary by so much in each reading, and whose answers vary as much, or by ``answers``."""
+
+    def at(step: int, answered: float, asked: float) -> Reading:
+        made = reading([_site("fc0", "linear", "weights"), _site("fc1", "linear", "weights")], step=step)
+        task = replace(made.tasks[0], loss="mse_loss", before=("linear",), guess=None, spread=(answered, asked))
+        return replace(made, tasks=(task,), loss_operations=("mse_loss", "linear"))
+
+    pairs = zip(answers or targets, targets, strict=True)
+    return patient([at(k if k < 3 else 60 * k, *pair) for k, pair in enumerate(pairs)], "learning")
 
 
 def float16(

@@ -32,10 +32,14 @@ def asked(
     examples: int = 512,
     units: int = 64,
     sums: tuple[float, float] | None = None,
+    outputs: tuple[float, float] | None = None,
+    layer: str = "linear",
+    squashed: float | None = None,
 ) -> Patient:
     """A healthy chain whose loss is this one; with ``minus`` that operation turns its sign around.
 
-    The output layer gives ``units`` numbers for each of 512 examples.
+    The output ``layer`` gives ``units`` numbers for each of 512 examples; ``squashed`` is the saturation of a tanh that
+    is behind it.
     """
     classes, soft = name == "nll_loss", name in ("cross_entropy", "kl_div")
     task = Task(
@@ -44,7 +48,7 @@ def asked(
         examples=examples,
         width=width if classes or soft else None,
         guess=math.log(64),
-        outputs=(-3.0, 2.0 if before[0] in ("linear", "softmax") else 0.0),
+        outputs=outputs or (-3.0, 2.0 if before[0] in ("linear", "softmax") else 0.0),
         targets=targets or ((0.0, 9.0) if classes else (0.0, 1.0) if soft else (-2.0, 2.0)),
         spread=None if classes or soft or name == "mul" else spread,
         beyond=beyond,
@@ -57,7 +61,9 @@ def asked(
     readings = []
     for r in whole.recent:
         out = replace(r.sites[-1], shape=(512, units), units=units)
-        changed = replace(r, tasks=(task,), sites=(*r.sites[:-1], out), loss_operations=operations)
+        out = replace(out, site=Site(out.name, layer, "weights"))
+        behind = () if squashed is None else (_at("act", "tanh", squashed),)
+        changed = replace(r, tasks=(task,), sites=(*r.sites[:-1], out, *behind), loss_operations=operations)
         readings.append(replace(changed, loss=-2.3) if minus else changed)
     return Patient(readings[:3], readings, whole.losses)
 
