@@ -39,6 +39,9 @@ TINY = 1e-6
 PULLED = 0.1
 """Share of the norm at birth that is left of weights that decay holds down."""
 
+WILD = 10.0
+"""First loss in constant guesses, from which on to come down to one is to have learned something."""
+
 FALLING = 0.9
 """Loss of the last quarter of a training over that of the quarter before, below which it is still coming down."""
 
@@ -88,7 +91,7 @@ def _standing(patient: Patient) -> list[Finding]:
     at_guess = progress.guess is not None and (abs(progress.gap) < LITTLE or _above(patient))
     if count < (MANY if why else PATIENCE) or not (at_guess or (why is not None and why.schedule)):
         return []
-    if why is None and _below(patient, progress.guess):
+    if why is None and (_below(patient, progress.guess) or _came_down(patient)):
         return []
     cause, todo, evidence["made_by_the_optimizer"], _ = why or _UNKNOWN
     said += (
@@ -156,6 +159,12 @@ def _below(patient: Patient, guess: float | None) -> bool:
     """Whether the last half lies below the constant guess by more than its noise: a little was learned."""
     half = finite(patient.losses)[len(patient.losses) // 2 :]
     return guess is not None and guess - mean(half) > 3 * stdev(half) / math.sqrt(len(half))
+
+
+def _came_down(patient: Patient) -> bool:
+    """Whether it has learned the constant guess, from far above it: that may be all there is to learn."""
+    initial, guess = patient.progress.initial, patient.progress.guess
+    return initial is not None and guess is not None and initial > WILD * guess and not _above(patient)
 
 
 def _decayed(patient: Patient) -> bool:
@@ -232,6 +241,7 @@ RULE = Rule(
         Case("noise about zero, as of a policy gradient", cases.training([1.0] * 5, moved=1e-3, loss="zero")),
         Case("trained before, at its floor", cases.training([1.0] * 5, moved=1e-6, loss="floor")),
         Case("coming down from a wild start", cases.training([1.0] * 5, moved=1e-3, loss="coming down", steps=400)),
+        Case("come down to it from far above", cases.training([1.0] * 5, moved=1e-3, loss="fallen", steps=400)),
         Case("above a constant guess, and sinking", cases.training([1.0] * 5, moved=1e-3, loss="sinking", steps=400)),
         Case(
             "a schedule that ends at zero, and a tenth learned",

@@ -17,7 +17,7 @@ _READINGS = 5
 Shape = Literal[
     "learning", "stalled", "little", "zero", "floor", "growing", "blown up", "coming down", "negative", "spike", "jump",
     "swinging", "noisy learning", "heavy tails", "restart", "above", "sinking", "thrown", "new task", "lost",
-    "half", "crawling", "endless", "likelihood", "threefold", "through zero", "from below",
+    "half", "crawling", "fallen", "endless", "likelihood", "threefold", "through zero", "from below",
 ]  # fmt: skip
 
 
@@ -56,6 +56,7 @@ _SHAPES: dict[str, Callable[[_At], float]] = {
     "new task": lambda s: _GUESS * (max(0.97**s.i, 0.1) if s.late < 0 else max(0.9 * 0.99**s.late, 0.45)),
     "lost": lambda s: _GUESS * (max(0.97**s.i, 0.1) if s.late < 0 else 1.5),
     "half": lambda s: _GUESS * max(0.98**s.i, 0.5),
+    "fallen": lambda s: _GUESS * (1 + 30 * 0.9**s.i) + 0.02 * s.normal,
     "crawling": lambda s: _GUESS * (1 - 0.12 * s.i / s.n),
     "endless": lambda s: -20 * (s.i / s.n) ** 1.25,
     "from below": lambda s: -5 - 20 * (s.i / s.n) ** 1.25,
