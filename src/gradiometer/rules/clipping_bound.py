@@ -26,8 +26,8 @@ leaves less than a twentieth sets the length of every step, and the learning rat
 """
 
 HALF = 0.5
-"""Share of the loss that the clipped steps can at most have removed, measured by the gradient as it was, and that they
-could have removed with it."""
+"""Share of the loss that the steps could have removed without clipping. They would have gone further by as much as was
+taken off the gradient, along a gradient that is as much larger: by the square of it."""
 
 MOMENTUM = 20.0
 """Length of a step over learning rate times gradient up to which the steps are what the gradient makes them: that of a
@@ -54,10 +54,9 @@ def check(patient: Patient) -> list[Finding]:
     if factor > LITTLE or not ratios or factor <= 0:
         return []
     fastest = max(ratios, key=ratios.__getitem__)
-    # Without clipping the steps would be long enough: it is not the learning rate that is too small. The optimizer saw
-    # what was left of the gradient; the whole one would have made the steps longer by as much.
+    # Without clipping the steps would be long enough: it is not the learning rate that is too small.
     share = _removable(patient)
-    shortened = share < SHORT <= share / factor or share / factor < HALF <= share / factor**2
+    shortened = share < SHORT and share / factor**2 >= HALF
     held_back = ratios[fastest] < MOVING or (shortened and _follow(readings))
     if not held_back or ratios[fastest] / factor < MOVING:
         return []

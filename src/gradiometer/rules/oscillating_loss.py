@@ -18,11 +18,11 @@ WHOLE = 1.0
 """First-order decrease of one step over the loss itself: a step that should remove all of the loss at once has left
 the range in which the gradient says anything."""
 
-THROWN = 5.0
-"""Growth of the weights' norm that no training needs: against it any later step looks short."""
-
 PART = 0.1
 """The same that must be there for a step that is long against the weights: small weights alone make it so too."""
+
+THROWN = 5.0
+"""Growth of the weights' norm that no training needs: against it any later step looks short."""
 
 
 def check(patient: Patient) -> list[Finding]:
@@ -30,8 +30,9 @@ def check(patient: Patient) -> list[Finding]:
     values = finite(patient.losses)
     shape = curve(values)
     progress = patient.progress
-    blown = poorly(patient) and _blown_up(patient)
-    if shape is None or len(values) < ENOUGH or not patient.alone or (progress.learning is not False and not blown):
+    grown = _growth_of_the_weights(patient)
+    thrown = poorly(patient) and grown >= THROWN
+    if shape is None or len(values) < ENOUGH or not patient.alone or (progress.learning is not False and not thrown):
         return []
     if diverging_loss.RULE.check(patient) or (patient.failed and progress.gap > 0):
         return []  # what came to its end in a NaN was on its way down until then
@@ -41,14 +42,15 @@ def check(patient: Patient) -> list[Finding]:
     whole = sorted(ahead)[len(ahead) // 2] if ahead else 0.0
     reference = progress.guess if progress.guess is not None else abs(progress.initial or 0.0)
     blown_up = shape.level > (1 + diverging_loss.TWICE) * reference
-    too_long = ((moved or 0.0) >= LONG and whole >= PART) or whole >= WHOLE or (blown and whole >= PART)
+    too_long = ((moved or 0.0) >= LONG and whole >= PART) or whole >= WHOLE or (thrown and whole >= PART)
     if wide < (diverging_loss.STILL if blown_up else WIDE) or not too_long:
         return []
     guess = f", where a constant guess costs {progress.guess:.3g}" if progress.guess is not None else ""
+    far = f"The weights were thrown to {grown:.2g} times their size. " if thrown else ""
     return [
         Finding(
             kind="oscillating_loss",
-            severity="warning" if blown else "critical",
+            severity="warning" if thrown else "critical",
             sites=("loss",),
             evidence={
                 "swing_over_level": wide,
@@ -57,12 +59,13 @@ def check(patient: Patient) -> list[Finding]:
                 "constant_guess": progress.guess,
                 "update_to_weight_ratio": moved,
                 "first_order_decrease_over_loss": whole,
+                "growth_of_the_weights": grown,
                 "onset": 0,
             },
             cause="the steps are too long: each jumps over what it aims at",
             explanation=(
                 f"The loss swings by {percent(min(wide, 9.99))} of its level about {progress.current:.3g} instead of "
-                f"falling{guess}. A step moves the weights by {moved or 0.0:.1e} of their size, and would remove "
+                f"falling{guess}. {far}A step moves the weights by {moved or 0.0:.1e} of their size, and would remove "
                 f"{whole:.2g} times the whole loss if it went down as steeply as it begins: it is too long."
             ),
             remedies=(
@@ -76,10 +79,10 @@ def check(patient: Patient) -> list[Finding]:
     ]
 
 
-def _blown_up(patient: Patient) -> bool:
-    """Whether the first steps have thrown the weights to many times their size."""
+def _growth_of_the_weights(patient: Patient) -> float:
+    """Norm of the weights over that at birth."""
     born = weights(patient.early[0]) if patient.early else 0.0
-    return born > 0 and weights(patient.last) >= THROWN * born
+    return weights(patient.last) / born if born > 0 else 1.0
 
 
 RULE = Rule(

@@ -19,7 +19,6 @@ MOST = 0.5
 NEARLY_ALL = 0.9
 """Fraction of a layer's values on the flat part that leaves nothing to the average unit."""
 
-
 ALL_BUT = 0.97
 """The same of every squashing layer that leaves next to nothing to any unit."""
 
@@ -27,7 +26,8 @@ SHUT = 1e-6
 """Gradient that passes a gate, below which it stays as it was drawn: a sigmoid at 14, where it is flat from 6 on."""
 
 _GATES = ("sigmoid", "hardsigmoid")
-CLIPPED = ("relu6", "hardswish")
+
+_CLIPPED = ("relu6", "hardswish")
 """Flat where they are large, beside being zero where they are negative, which is no disease."""
 
 SQUASHING = frozenset({"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "rnn", "rnn_cell"})
@@ -45,7 +45,7 @@ def check(patient: Patient) -> list[Finding]:
     for row in _shut_gates(patient):
         sites[row.name], fractions[row.name] = row, _recent(patient, row.name)
     end = blocked(patient)
-    if end is not None and end.site.operation in (*SQUASHING, *CLIPPED):  # an output or a gate as well
+    if end is not None and end.site.operation in (*SQUASHING, *_CLIPPED):  # an output or a gate as well
         sites[end.name], fractions[end.name] = end, 1.0
     seen = {name: s for name, s in fractions.items() if s >= MOST}
     if not seen:

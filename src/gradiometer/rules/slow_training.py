@@ -5,8 +5,8 @@ from __future__ import annotations
 from gradiometer.records import Finding
 from gradiometer.rules.base import Patient
 from gradiometer.rules.curve import curve, finite
-from gradiometer.rules.patience import in_time, unwell
-from gradiometer.rules.steps import length
+from gradiometer.rules.patience import unwell
+from gradiometer.rules.steps import ENDED, ended, length
 
 CRAWL = 1e-4
 """Update-to-weight ratio of the whole network, in every reading, of steps that are too short to be meant: a tenth of
@@ -14,9 +14,6 @@ the usual 1e-3 (Karpathy, CS231n). Fine-tuning takes such steps, and begins far 
 
 LONG_ENOUGH = 200
 """Steps after which a training at this pace that has lost less than a fifth of its loss is said to crawl."""
-
-ENDED = 0.03
-"""Learning rate over that of the beginning with which nothing moves any more: a cosine's after nine tenths of it."""
 
 
 def slow_training(patient: Patient) -> Finding | None:
@@ -28,16 +25,13 @@ def slow_training(patient: Patient) -> Finding | None:
 
 def _ended(patient: Patient) -> Finding | None:
     """The learning rate fell to nothing before the middle, and most of the loss is there still."""
-    half = len(patient.losses) / 2
-    rates = [(r.step, r.learning_rate) for r in in_time(patient) if r.learning_rate is not None]
-    early, late = [v for s, v in rates if s <= half], [v for s, v in rates if s > half]
-    if not unwell(patient) or not early or not late or max(early[-1], *late) > ENDED * early[0]:
+    progress, since = patient.progress, ended(patient)
+    if since is None or not unwell(patient):
         return None
-    progress, since = patient.progress, next(s for s, v in rates if v <= ENDED * early[0])
     return _finding(
         patient,
         "the schedule has brought the learning rate down before the task was learned",
-        f"The learning rate has been below {ENDED:.0%} of {early[0]:.2g} since step {since}, and the loss stays at "
+        f"The learning rate has been below {ENDED:.0%} of what it was since step {since}, and the loss stays at "
         f"{progress.current:.3g}"
         + (f" where a constant guess costs {progress.guess:.3g}" if progress.guess is not None else ""),
         ("a schedule that falls later", "scheduler.step() once an epoch, if it counts epochs"),

@@ -13,10 +13,9 @@ from gradiometer.rules.curve import curve, finite
 from gradiometer.rules.depth import MOVING
 from gradiometer.rules.drawn import as_drawn
 from gradiometer.rules.hints import without_warm_up
-from gradiometer.rules.patience import in_time
 from gradiometer.rules.progress import KEPT, LITTLE
 from gradiometer.rules.slow_training import slow_training
-from gradiometer.rules.steps import length, removable, typical, weights
+from gradiometer.rules.steps import ended, length, removable, typical, weights
 
 SHORT = 0.05
 """Share of the loss that all steps together can at most have removed, below which they are too short.
@@ -29,9 +28,6 @@ MANY = 100
 
 RISING = 1.5
 """Growth of the learning rate in the second half of a training that is warming up (a linear one doubles)."""
-
-DECAYED = 0.03
-"""Share of the usual learning rate of the run that a schedule has left: that of a cosine after nine tenths of it."""
 
 TINY = 1e-6
 """Learning rate from which on down no optimizer trains: a thousandth of what Adam, the most careful, is used with."""
@@ -148,7 +144,7 @@ def _why(patient: Patient) -> _Why | None:
         cause = f"{len(blocks)} normalizations behind a sum (post-norm) and no warm-up"
         todo = ("warm-up of the learning rate", "pre-norm: the normalization inside the branch")
         return _Why(cause, todo, schedule=True)
-    if _decayed(patient):
+    if ended(patient) is not None:
         cause = "the schedule has brought the learning rate down before anything was learned"
         todo = ("a schedule that falls later", "a constant learning rate at first")
         return _Why(cause, todo, optimizer=True, schedule=True)
@@ -165,15 +161,6 @@ def _came_down(patient: Patient) -> bool:
     """Whether it has learned the constant guess, from far above it: that may be all there is to learn."""
     initial, guess = patient.progress.initial, patient.progress.guess
     return initial is not None and guess is not None and initial > WILD * guess and not _above(patient)
-
-
-def _decayed(patient: Patient) -> bool:
-    """Whether the learning rate had fallen to next to nothing when half of the steps were still to come."""
-    half = len(patient.losses) / 2
-    rates = [(r.step, r.learning_rate) for r in in_time(patient) if r.learning_rate is not None]
-    early = [rate for step, rate in rates if step <= half]
-    # Against the first one, and not the largest: a burst that is over has decayed nothing.
-    return bool(early) and max(early[-1], rates[-1][1]) <= DECAYED * early[0]
 
 
 def _above(patient: Patient) -> bool:

@@ -8,10 +8,15 @@ from statistics import median
 
 from gradiometer.records import ParameterReading, Reading
 from gradiometer.rules.base import RECENT, Patient
+from gradiometer.rules.patience import in_time
 
 LONG = 0.03
 """Update-to-weight ratio of the whole network from which on a step is long: thirty times the usual 1e-3
 (Karpathy, CS231n), its own size in thirty steps."""
+
+
+ENDED = 0.03
+"""Learning rate over that of the beginning with which nothing moves any more: a cosine's after nine tenths of it."""
 
 
 def reach(reading: Reading) -> float | None:
@@ -45,6 +50,19 @@ def length(reading: Reading) -> float | None:
     weights = math.hypot(*(_norm(p, p.weight_rms) for p in matrices))
     updates = math.hypot(*(_norm(p, p.update_rms or 0.0) for p in matrices))
     return updates / weights if matrices and weights > 0 else None
+
+
+def ended(patient: Patient) -> int | None:
+    """The step since which the learning rate is next to nothing, if half of the training was still to come then.
+
+    Against the first one, and not the largest: a burst that is over has ended nothing.
+    """
+    half = len(patient.losses) / 2
+    rates = [(r.step, r.learning_rate) for r in in_time(patient) if r.learning_rate is not None]
+    early, late = [rate for step, rate in rates if step <= half], [rate for step, rate in rates if step > half]
+    if not early or not late or max(early[-1], *late) > ENDED * early[0]:
+        return None
+    return next(step for step, rate in rates if rate <= ENDED * early[0])
 
 
 def weights(reading: Reading) -> float:

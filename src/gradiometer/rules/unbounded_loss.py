@@ -8,7 +8,7 @@ from gradiometer.records import Finding
 from gradiometer.rules import output_mismatch
 from gradiometer.rules.base import Patient
 from gradiometer.rules.curve import curve, finite
-from gradiometer.rules.hints import drift
+from gradiometer.rules.hints import DRIFT, drift
 from gradiometer.rules.progress import ENOUGH
 
 TENFOLD = 10.0
@@ -41,8 +41,8 @@ def unbounded_loss(patient: Patient) -> Finding | None:
         cause="the loss falls without bound: a term of it has the wrong sign, or nothing holds it back",
         explanation=(
             f"The loss is {a:.3g}, {b:.3g}, {c:.3g} and {d:.3g} in the four quarters of the training, and falls on as "
-            f"fast as before; the outputs have grown {drifted:.2g}-fold. No task is learned like that: something may "
-            "grow at will, and the loss pays for it."
+            f"fast as before{f'; the outputs have grown {drifted:.2g}-fold' if drifted >= DRIFT else ''}. No task is "
+            "learned like that: something may grow at will, and the loss pays for it."
         ),
         remedies=(
             "look for a minus in front of the wrong term (an entropy, a log-determinant, a penalty)",
