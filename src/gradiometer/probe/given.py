@@ -32,12 +32,8 @@ class Inputs:
         self.value = self._copy(given)
 
     def call(self, model: nn.Module) -> Any:
-        """The model's output for them: a mapping gives keywords, a tuple or list several arguments."""
-        if isinstance(self.value, Mapping):
-            return model(**self.value)
-        if isinstance(self.value, (tuple, list)) and not isinstance(self.value, PackedSequence):
-            return model(*self.value)
-        return model(self.value)
+        """The model's output for them."""
+        return call(model, self.value)
 
     def clear(self) -> None:
         """Lets go of all of them."""
@@ -62,6 +58,15 @@ class Inputs:
             made = [self._copy(value, name) for value in given]
             return type(given)(*made) if hasattr(given, "_fields") else type(given)(made)
         return given
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The model's output: a mapping gives keywords, a tuple or list several arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence):
+        return model(*inputs)
+    return model(inputs)
 
 
 def copied(targets: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Paired trainings of a recipe and its changed twins, and the verdict."""
