@@ -20,7 +20,8 @@ RUN = gm.Run(readings=(READING,), scalars={"loss": ((0, 0, 2.5), (1, 0, 9.0), (0
 
 NAMES = """DamagedRunError Diagnosis Finding GradiometerError GradiometerWarning InputError NewerRunError NotARunError
     Birth Ledger LedgerRow Parameter ParameterReading Reading Recurrence Run RunError Site SiteReading
-    UnhealthyError __version__ assert_healthy diagnose load measure watch""".split()
+    UnhealthyError __version__ assert_healthy diagnose load measure watch
+    Arm Interval Prescription Recipe Remedy Trial prescribe""".split()
 
 
 def test_public_names_are_exactly_these():

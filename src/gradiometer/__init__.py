@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from gradiometer.probe.measure import measure
     from gradiometer.probe.watch import watch
     from gradiometer.records import (
+        Arm,
         Birth,
         Diagnosis,
         Finding,
+        Interval,
         Ledger,
         LedgerRow,
         Parameter,
@@ -41,9 +43,14 @@ if TYPE_CHECKING:
         Run,
         Site,
         SiteReading,
+        Trial,
     )
+    from gradiometer.remedies.base import Remedy
+    from gradiometer.remedies.recipe import Recipe
     from gradiometer.rules import diagnose
     from gradiometer.store import load
+    from gradiometer.trials.prescribe import prescribe
+    from gradiometer.trials.prescription import Prescription
 
 _HOME = {
     "assert_healthy": "gradiometer.healthy",
@@ -51,11 +58,17 @@ _HOME = {
     "watch": "gradiometer.probe.watch",
     "diagnose": "gradiometer.rules",
     "load": "gradiometer.store",
+    "prescribe": "gradiometer.trials.prescribe",
+    "Prescription": "gradiometer.trials.prescription",
+    "Recipe": "gradiometer.remedies.recipe",
+    "Remedy": "gradiometer.remedies.base",
     **dict.fromkeys(
         [
+            "Arm",
             "Birth",
             "Diagnosis",
             "Finding",
+            "Interval",
             "Ledger",
             "LedgerRow",
             "Parameter",
@@ -65,6 +78,7 @@ _HOME = {
             "Run",
             "Site",
             "SiteReading",
+            "Trial",
         ],
         "gradiometer.records",
     ),
@@ -84,6 +98,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Arm",
     "Birth",
     "DamagedRunError",
     "Diagnosis",
@@ -91,24 +106,30 @@ __all__ = [
     "GradiometerError",
     "GradiometerWarning",
     "InputError",
+    "Interval",
     "Ledger",
     "LedgerRow",
     "NewerRunError",
     "NotARunError",
     "Parameter",
     "ParameterReading",
+    "Prescription",
     "Reading",
+    "Recipe",
     "Recurrence",
+    "Remedy",
     "Run",
     "RunError",
     "Site",
     "SiteReading",
+    "Trial",
     "UnhealthyError",
     "__version__",
     "assert_healthy",
     "diagnose",
     "load",
     "measure",
+    "prescribe",
     "watch",
 ]
 

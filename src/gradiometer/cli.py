@@ -157,6 +157,39 @@ def measure(
 
 
 @main.command()
+@click.argument("place", metavar="FILE:RECIPE")
+@click.option("--remedy", "remedies", multiple=True, metavar="NAME", help="Try this one alone; may be repeated.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of a training; without, those of the recipe.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each arm.")
+@click.option("--time-limit", type=float, metavar="SECONDS", help="Then the best of what is known is told.")
+@click.option("--executor", type=click.Choice(["local", "serial", "ray"]), default="local", show_default=True)
+@click.option("--diff", is_flag=True, help="Show the cure as a change of the source, where that can be read.")
+@_json
+def prescribe(place: str, remedies: tuple[str, ...], diff: bool, as_json: bool, **options: Any) -> None:
+    """Find a cure for a training that does not learn, and prove it beside the untreated one.
+
+    RECIPE is a gradiometer.Recipe, or a function that returns one. Exit code: 0 a cure, or nothing to cure; 1 nothing
+    that was tried helped; 2 cannot say.
+    """
+    from gradiometer.integrations.factory import recipe_of
+    from gradiometer.report import prescription, text
+
+    def work() -> None:
+        found = gm.prescribe(recipe_of(place), remedies=remedies or None, **options)
+        if as_json:
+            _print_json(found.to_dict())
+        else:
+            console = _console(piped=160)
+            text.show(console, found.diagnosis)
+            console.print()
+            prescription.show(console, found.record, diff=diff)
+        healthy = found.diagnosis.healthy
+        sys.exit(CANNOT_SAY if healthy is None else int(not healthy and found.best is None))
+
+    _or_exit(work, as_json=as_json)
+
+
+@main.command()
 @click.argument("which", metavar="[RUN]", required=False)
 @_out
 @_ignore

@@ -1,7 +1,8 @@
-"""The main job in a minute: a network that does not learn, its healthy twin, and what the instrument says of both."""
+"""The main job in two minutes: a network that does not learn, what is found in it, its cure, and the proof."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 import gradiometer as gm
 from gradiometer.datasets import Dataset, digits
 from gradiometer.networks import mlp
+from gradiometer.report import prescription
 from gradiometer.report.text import show
 from gradiometer.store import free_path
 
@@ -53,8 +55,30 @@ def train(activation: str, data: Dataset, path: Path, progress: Progress | None 
     return Arm(_ARMS[activation], watch.run, gm.diagnose(watch.run), accuracy)
 
 
-def demo(folder: Path, console: Console) -> list[Arm]:
-    """Trains both, shows what was found, and says where the runs lie."""
+def recipe(activation: str, data: Dataset) -> gm.Recipe:
+    """The same training as a recipe, which can be built again and changed."""
+
+    def batches(seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = torch.Generator().manual_seed(seed)
+        while True:
+            batch = torch.randint(len(data.train_inputs), (BATCH,), generator=order)
+            yield data.train_inputs[batch], data.train_targets[batch]
+
+    def accuracy(model: torch.nn.Module) -> float:
+        return (model(data.test_inputs).argmax(1) == data.test_targets).float().mean().item()
+
+    return gm.Recipe(
+        model=lambda: mlp(64, WIDTH, DEPTH, data.classes, activation),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=RATE, momentum=0.9),
+        loss=cross_entropy,
+        batches=batches,
+        evaluate=accuracy,
+        steps=STEPS,
+    )
+
+
+def demo(folder: Path, console: Console) -> tuple[list[Arm], gm.Prescription]:
+    """Trains both, shows what was found, cures the sick one, and says where the runs lie."""
     data = digits()
     console.print(
         f"Training two networks on {len(data.train_inputs):,} images of handwritten digits, {STEPS} steps each. "
@@ -72,8 +96,12 @@ def demo(folder: Path, console: Console) -> list[Arm]:
         console.rule(f"{arm.title}: {arm.accuracy:.0%} right", style="dim", align="left")
         show(console, arm.diagnosis, arm.run)
         console.print()
+    console.rule("the cure: remedies tried beside the untreated twin", style="dim", align="left")
+    cure = gm.prescribe(recipe("sigmoid", data))
+    prescription.show(console, cure.record)
+    console.print()
     console.rule(style="dim")
     console.print("The runs lie here; a run can be looked at again at any time:")
     for arm in arms:
         console.print(f"  gradiometer diagnose {arm.run.path}", soft_wrap=True)
-    return arms
+    return arms, cure

@@ -1,4 +1,4 @@
-"""Finds a function in a user's file and calls it: ``train.py:batch``."""
+"""Finds a function, or what else there is, in a user's file: ``train.py:batch``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gradiometer.errors import InputError
+from gradiometer.remedies.recipe import Recipe
 
 
 def function_of(place: str) -> Callable[[], Any]:
-    """The function at ``FILE:function``; the file is run as an import runs it, not as a script.
+    """The function at ``FILE:function``.
 
     Raises:
         InputError: no such file or function. Errors of the file itself are its own, and are not caught.
@@ -21,6 +22,31 @@ def function_of(place: str) -> Callable[[], Any]:
         >>> function_of("train.py")
         Traceback (most recent call last):
         gradiometer.errors.InputError: train.py names no function: write FILE:function, for instance train.py:setup.
+    """
+    function, known = _found(place)
+    if not callable(function):
+        file, _, name = place.rpartition(":")
+        raise InputError(f"{file} has no function {name}. It has: {', '.join(known) or 'none'}.")
+    return function
+
+
+def recipe_of(place: str) -> Recipe:
+    """The `Recipe` at ``FILE:name``: itself, or what a function without arguments returns."""
+    found, known = _found(place)
+    made = found() if callable(found) else found
+    if isinstance(made, Recipe):
+        return made
+    file, _, name = place.rpartition(":")
+    if found is None:
+        raise InputError(f"{file} has no {name}. It has the functions: {', '.join(known) or 'none'}.")
+    what = _described(made)
+    raise InputError(f"{place} must be a gradiometer.Recipe, or a function that returns one, and is {what}.")
+
+
+def _found(place: str) -> tuple[Any, list[str]]:
+    """What a file has under a name, ``None`` if nothing, and the functions that it has.
+
+    The file is run as an import runs it, not as a script.
     """
     file, _, name = place.rpartition(":")
     if not file or not name or "/" in name or "\\" in name:
@@ -38,11 +64,8 @@ def function_of(place: str) -> Callable[[], Any]:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent.absolute()))
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == path.stem]
-        raise InputError(f"{file} has no function {name}. It has: {', '.join(sorted(known)) or 'none'}.")
-    return function
+    known = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == path.stem]
+    return getattr(module, name, None), sorted(known)
 
 
 def setup_of(place: str) -> tuple[Any, Any, Any]:

@@ -119,6 +119,23 @@ def alone(probe: Bystander) -> Iterator[None]:
             open_window(other)
 
 
+@contextmanager
+def without_others(probe: Probe | None) -> Iterator[None]:
+    """While it lasts no other watch of the process hears of anything: what runs is not theirs."""
+    watching, windows = [p for p in _watching if p is not probe], [p for p in _windows if p is not probe]
+    for other in windows:
+        close_window(other)
+    for other in watching:
+        stop(other)
+    try:
+        yield
+    finally:
+        for other in watching:
+            start(other)
+        for other in windows:
+            open_window(other)
+
+
 def grad(*args: Any, **kwargs: Any) -> Any:
     """``torch.autograd.grad`` as torch has it, for gradients that are ours to see."""
     plain = torch.autograd.grad

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,7 +14,7 @@ from torch import nn
 
 from gradiometer.errors import InputError
 from gradiometer.measures import Scalar
-from gradiometer.probe import alive, discovery
+from gradiometer.probe import alive, discovery, intercept
 from gradiometer.probe.engine import Probe
 from gradiometer.probe.schedule import Schedule
 from gradiometer.records import Run
@@ -202,3 +203,8 @@ def watch_anything(sink: RunWriter, *, budget: float, every: int | None, level: 
     discovery.Discovery(probe)
     probe.begin()
     return probe
+
+
+def unheard(but: watch | None = None) -> AbstractContextManager[None]:
+    """While it lasts every watch but one is deaf: for trainings that take turns in one process."""
+    return intercept.without_others(None if but is None else but._probe)

@@ -11,14 +11,17 @@ when the optimizer is about to step).
 from gradiometer.records.diagnosis import Diagnosis, Finding, Severity
 from gradiometer.records.ledger import Birth, Branch, Edge, Ledger, LedgerRow, Recurrence, decades_by_cause
 from gradiometer.records.parameter import UNIT_QUANTILES, Parameter, ParameterReading
+from gradiometer.records.prescription import PrescriptionRecord
 from gradiometer.records.reading import SCHEMA_VERSION, Reading
 from gradiometer.records.run import ModelInfo, Run
 from gradiometer.records.site import Cause, Site, SiteReading
 from gradiometer.records.task import Inputs, Task
+from gradiometer.records.trial import Arm, Interval, Trial
 
 __all__ = [
     "SCHEMA_VERSION",
     "UNIT_QUANTILES",
+    "Arm",
     "Birth",
     "Branch",
     "Cause",
@@ -26,11 +29,13 @@ __all__ = [
     "Edge",
     "Finding",
     "Inputs",
+    "Interval",
     "Ledger",
     "LedgerRow",
     "ModelInfo",
     "Parameter",
     "ParameterReading",
+    "PrescriptionRecord",
     "Reading",
     "Recurrence",
     "Run",
@@ -38,5 +43,6 @@ __all__ = [
     "Site",
     "SiteReading",
     "Task",
+    "Trial",
     "decades_by_cause",
 ]

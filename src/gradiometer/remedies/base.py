@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -100,7 +100,8 @@ class Remedy:
     ``name`` is how it is asked for, ``title`` how it is told. ``treats`` are kinds of finding, ``changes_function``
     says whether the network computes something else with the same parameters. ``model`` changes a network, a fresh one
     or one in memory, and returns it; ``recipe`` changes whatever else there is. ``unusable`` says why it must not be
-    used, or ``None``. ``proofs`` are the sick recipes that show its effect. ``parts`` are those of a combination.
+    used, or ``None``. ``proofs`` are the sick recipes that show its effect. ``parts`` are those of a combination, and
+    empty of a single remedy.
     """
 
     name: str
@@ -114,14 +115,24 @@ class Remedy:
     recipe: Callable[[Recipe, Situation], Recipe] | None = None
     unusable: Callable[[Situation], str | None] = _no_objection
     proofs: tuple[Proof, ...] = field(default=(), repr=False)
+    parts: tuple[Remedy, ...] = ()
+
+
+def applied(recipe: Recipe, remedy: Remedy, situation: Situation) -> Recipe:
+    """The recipe with a remedy."""
+    change = remedy.model
+    if change is not None:
+        recipe = recipe.with_model(lambda model: change(model, situation))
+    return remedy.recipe(recipe, situation) if remedy.recipe is not None else recipe
 
 
 def treated(recipe: Recipe, remedies: tuple[Remedy, ...], situation: Situation) -> Recipe:
-    """The recipe with these remedies, carried out in the order of `GROUPS`."""
-    for remedy in sorted(remedies, key=lambda r: GROUPS.index(r.group)):
-        change = remedy.model
-        if change is not None:
-            recipe = recipe.with_model(lambda model, change=change: change(model, situation))
-        if remedy.recipe is not None:
-            recipe = remedy.recipe(recipe, situation)
+    """The recipe with several remedies, carried out in the order of `GROUPS`."""
+    for remedy in in_order(remedies):
+        recipe = applied(recipe, remedy, situation)
     return recipe
+
+
+def in_order(remedies: Iterable[Remedy]) -> list[Remedy]:
+    """In the order in which they are carried out."""
+    return sorted(remedies, key=lambda remedy: GROUPS.index(remedy.group))

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from dataclasses import dataclass, replace
 
 from gradiometer.errors import GradiometerError
 from gradiometer.probe.measure import measure
-from gradiometer.records import Reading, Run
+from gradiometer.records import Diagnosis, Reading, Run
 from gradiometer.remedies.base import Situation
 from gradiometer.remedies.recipe import Recipe
 from gradiometer.rules import diagnose
 from gradiometer.trials.training import Training, endless
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What of a `Situation` travels between processes: records, and no recipe."""
+
+    diagnosis: Diagnosis
+    birth: Reading | None = None
+    early: Reading | None = None
+    last: Reading | None = None
+    losses: tuple[float, ...] = ()
+
+    def situation(self, recipe: Recipe) -> Situation:
+        """The situation of a recipe, with a network and a batch made anew."""
+        return Situation(
+            recipe=recipe,
+            model=Training(recipe, 0).model,
+            batch=next(endless(recipe, 0)),
+            diagnosis=self.diagnosis,
+            birth=self.birth,
+            early=self.early,
+            last=self.last,
+            losses=self.losses,
+        )
+
+
+def facts(run: Run, losses: tuple[float, ...]) -> Facts:
+    """What a watched training tells; its birth is measured apart."""
+    readings = run.readings
+    ends = (readings[0], readings[-1]) if len(readings) else (None, None)
+    return Facts(diagnose(run, ignore=()), None, *ends, losses)
+
+
+def birth(recipe: Recipe, seed: int = 0) -> Reading | None:
+    """One measured pass of the network as it is made; a model that `measure` cannot use is trained all the same."""
+    model, batch = Training(recipe, seed).model, next(endless(recipe, seed))
+    try:
+        return measure(model, batch, recipe.loss)
+    except (GradiometerError, RuntimeError, TypeError, ValueError):
+        return None
 
 
 def examine(recipe: Recipe, seed: int = 0, deadline: float = math.inf) -> tuple[Training, Situation]:
@@ -19,29 +59,5 @@ def examine(recipe: Recipe, seed: int = 0, deadline: float = math.inf) -> tuple[
     training = Training(recipe, seed, watched=True)
     training.advance(recipe.steps, deadline)
     training.close()
-    return training, situation_of(recipe, training.run, tuple(training.losses), seed)
-
-
-def situation_of(recipe: Recipe, run: Run, losses: tuple[float, ...], seed: int = 0) -> Situation:
-    """Everything that remedies are chosen by, from the run of the untreated training."""
-    fresh = Training(recipe, seed)
-    batch = next(itertools.islice(endless(recipe, seed), 1))
-    readings = run.readings
-    return Situation(
-        recipe=recipe,
-        model=fresh.model,
-        batch=batch,
-        diagnosis=diagnose(run, ignore=()),
-        birth=_birth(fresh, batch),
-        early=readings[0] if len(readings) else None,
-        last=readings[-1] if len(readings) else None,
-        losses=losses,
-    )
-
-
-def _birth(fresh: Training, batch: object) -> Reading | None:
-    """One measured pass; a model that `measure` cannot use is trained all the same."""
-    try:
-        return measure(fresh.model, batch, fresh.recipe.loss)
-    except (GradiometerError, RuntimeError, TypeError, ValueError):
-        return None
+    known = replace(facts(training.run, tuple(training.losses)), birth=birth(recipe, seed))
+    return training, known.situation(recipe)

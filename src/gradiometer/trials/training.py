@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 from collections.abc import Iterator
 from time import monotonic, perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from gradiometer.errors import InputError
-from gradiometer.probe.watch import watch
+from gradiometer.probe.watch import unheard, watch
 from gradiometer.records import Run
 from gradiometer.remedies.recipe import Recipe, loss_of
+from gradiometer.trials.gradient import FirstGradient
+from gradiometer.trials.randomness import RandomStates, seed_everything
 
 LOST = 20
 """Losses in a row that are NaN or Inf after which a training is over: a loss scaler that looks for its scale skips
@@ -29,8 +29,9 @@ BUDGET = 0.05
 class Training:
     """A training of a recipe, which can be taken up again where it was left.
 
-    ``losses`` are those of the steps so far, ``failure`` says why it ended early, ``seconds`` is what its steps took.
-    Other trainings may run in between: the random states are its own.
+    ``losses`` are those of the steps so far, ``failure`` says why it ended early (``error`` is what was raised),
+    ``seconds`` is what its steps took. ``gradient`` is that of the first weight layer over that of the last in the
+    first step, in decades. Other trainings may run in between: the random states are its own.
     """
 
     def __init__(self, recipe: Recipe, seed: int, *, watched: bool = False) -> None:
@@ -38,17 +39,17 @@ class Training:
         self.recipe, self.seed = recipe, seed
         self.losses: list[float] = []
         self.failure = ""
+        self.error: Exception | None = None
+        self.gradient: float | None = None
         self.seconds = 0.0
-        with _own_random_states() as states:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
+        with RandomStates() as states:
+            seed_everything(seed)
             self.model = recipe.model().train()
             self.optimizer = recipe.optimizer(self.model.parameters())
             self._schedule = recipe.schedule(self.optimizer) if recipe.schedule is not None else None
-            self._batches = endless(recipe, seed)
             states.keep()
-        self._states = states
+        self._batches = Batches(recipe, seed)
+        self.states = states
         device = next((p.device.type for p in self.model.parameters()), "cpu")
         self._device = device
         self._watch = watch(self.model, self.optimizer, budget=BUDGET) if watched else None
@@ -67,14 +68,14 @@ class Training:
         What a step raises is no error here: a training that raises has failed, and ``failure`` says with what.
         """
         began = perf_counter()
-        with self._states:
+        with self.states, unheard(self._watch):
             try:
                 while self.steps < until and not self.failure and monotonic() < deadline:
                     self.losses.append(self._step())
-                    if len(self.losses) >= LOST and not any(map(math.isfinite, self.losses[-LOST:])):
-                        self.failure = f"the loss is {self.losses[-1]} from step {self.steps - LOST} on"
+                    self.failure = lost(self.losses)
             except Exception as error:
                 self.failure = f"{type(error).__name__} at step {self.steps}: {str(error).strip()[:200]}"
+                self.error = error
                 self.close(error)
         self.seconds += perf_counter() - began
 
@@ -91,28 +92,25 @@ class Training:
 
     def score(self) -> float | None:
         """What ``evaluate`` says of the model as it is; ``None`` without one, NaN if it failed."""
-        if self.recipe.evaluate is None:
-            return None
-        modes = [(module, module.training) for module in self.model.modules()]
-        with self._states.untouched(), torch.no_grad():
-            try:
-                return float(self.recipe.evaluate(self.model.eval()))
-            except Exception:
-                return math.nan
-            finally:
-                for module, mode in modes:
-                    module.training = mode
+        return score_of(self.recipe, self.model, self.seed)
 
     def _step(self) -> float:
         batch = next(self._batches)
-        recipe = self.recipe
-        if recipe.step is not None:
-            loss = recipe.step(self.model, self.optimizer, recipe.loss, batch)
+        if not self.losses:
+            with FirstGradient(self.model) as first:
+                loss = self._taken(batch)
+            self.gradient = first.decades
         else:
-            loss = self._standard_step(batch)
+            loss = self._taken(batch)
         if self._schedule is not None:
             self._schedule.step()
         return float(loss)
+
+    def _taken(self, batch: Any) -> Any:
+        recipe = self.recipe
+        if recipe.step is not None:
+            return recipe.step(self.model, self.optimizer, recipe.loss, batch)
+        return self._standard_step(batch)
 
     def _standard_step(self, batch: Any) -> torch.Tensor:
         recipe, optimizer, scaler = self.recipe, self.optimizer, self._scaler
@@ -157,45 +155,57 @@ def endless(recipe: Recipe, seed: int) -> Iterator[Any]:
             )
 
 
-class _own_random_states:  # noqa: N801 - a context
-    """The random states of one training: put in place on entering, kept on leaving, the others put back."""
+class Batches:
+    """The batches of a seed, drawn with random states of their own.
 
-    def __init__(self) -> None:
-        self._own: tuple[Any, ...] | None = None
-        self._others: tuple[Any, ...] = ()
+    A loader that draws from the global generator then gives the same batches to a twin whose network drew more numbers.
+    """
 
-    def __enter__(self) -> _own_random_states:
-        self._others = _states()
-        if self._own is not None:
-            _set(self._own)
-        return self
+    LOOKS = 4
+    """Batches after which it is known whether Python's and numpy's generators are drawn from at all: putting numpy's
+    state in place and back takes as long as a step of a small network."""
 
-    def __exit__(self, *_: Any) -> None:
-        self.keep()
-        _set(self._others)
+    def __init__(self, recipe: Recipe, seed: int) -> None:
+        """Nothing is drawn yet."""
+        self._states = RandomStates()
+        self._batches = endless(recipe, seed)
+        self._drawn = 0
+        self._plain_moved = False
+        with self._states:
+            seed_everything(seed)
 
-    def keep(self) -> None:
-        """The states as they are now are this training's."""
-        self._own = _states()
+    def __next__(self) -> Any:
+        """The next batch."""
+        with self._states as states:
+            batch = next(self._batches)
+        if self._drawn < self.LOOKS:
+            self._drawn += 1
+            self._plain_moved |= states.plain_moved
+            states.torch_only = self._drawn == self.LOOKS and not self._plain_moved
+        return batch
 
-    @contextlib.contextmanager
-    def untouched(self) -> Iterator[None]:
-        """A block whatever is drawn in which counts nowhere."""
-        before = _states()
+
+def lost(losses: list[float]) -> str:
+    """Why a training with these losses is over; nothing if it is not."""
+    if len(losses) < LOST or any(map(math.isfinite, losses[-LOST:])):
+        return ""
+    return f"the loss is {losses[-1]} from step {len(losses) - LOST} on"
+
+
+def score_of(recipe: Recipe, model: nn.Module, seed: int) -> float | None:
+    """What ``evaluate`` says of a model; ``None`` without one, NaN if it failed.
+
+    What it draws comes from the seed, so that the score is the same wherever and whenever it is asked for.
+    """
+    if recipe.evaluate is None:
+        return None
+    modes = [(module, module.training) for module in model.modules()]
+    with RandomStates(), unheard(), torch.no_grad():
+        seed_everything(seed)
         try:
-            yield
+            return float(recipe.evaluate(model.eval()))
+        except Exception:
+            return math.nan
         finally:
-            _set(before)
-
-
-def _states() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return torch.get_rng_state(), random.getstate(), np.random.get_state(), cuda
-
-
-def _set(states: tuple[Any, ...]) -> None:
-    torch.set_rng_state(states[0])
-    random.setstate(states[1])
-    np.random.set_state(states[2])
-    if states[3] is not None:
-        torch.cuda.set_rng_state_all(states[3])
+            for module, mode in modes:
+                module.training = mode

@@ -1,0 +1,1 @@
+"""Sick recipes that remedies cure."""

@@ -1,0 +1,142 @@
+"""Which remedies are worth a trial, the most promising first: by the cause, and by what the ledger predicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gradiometer.remedies.base import Remedy, Situation, UnusableError
+from gradiometer.remedies.prediction import predicted
+
+Names = tuple[str, ...]
+
+PLANS: Mapping[str, str] = {
+    "vanishing_gradient": """relu+he, residual, batch_norm, he, rnn_to_lstm, rnn_to_gru, irnn, layer_norm, orthogonal, critical,
+        pre_norm, forget_bias, lsuv, selu+lecun, relu+he+batch_norm, qk_norm, xavier, deepnorm""",
+    "exploding_gradient": """he, clip_norm, batch_norm, orthogonal, layer_norm, xavier, rnn_to_lstm, lower_rate, lsuv, residual_rezero,
+        he+clip_norm, he+batch_norm, critical, pre_norm, residual""",
+    "saturated_units": """he, relu+he, xavier, batch_norm, standardize_inputs, lsuv, layer_norm, small_output, standardize_inputs+xavier,
+        critical, relu, lower_rate, rnn_to_lstm, forget_bias, cross_entropy, bce_with_logits""",
+    "dead_units": """he, leaky_relu+he, bias, lower_rate, leaky_relu, batch_norm, adam, asymmetric, standardize_inputs, he+lower_rate,
+        elu, gelu+he, standardize_targets""",
+    "bad_initialization": """he, xavier, lsuv, small_output, batch_norm, orthogonal, critical, layer_norm, he+adam, he+batch_norm,
+        lower_rate, forget_bias, break_symmetry""",
+    "symmetric_units": "break_symmetry, he, xavier, orthogonal, lsuv, break_symmetry+adam, he+adam",
+    "rank_collapse": """batch_norm, residual, he, relu+he, orthogonal, critical, pre_norm, layer_norm, lsuv, residual_rezero, xavier,
+        he+batch_norm, deepnorm, lower_rate, standardize_inputs""",
+    "attention_collapse": "qk_norm, xavier, he, warm_up, lower_rate, clip_norm, pre_norm, lsuv, layer_norm, adam, standardize_inputs",
+    "nonfinite": """lower_rate, clip_norm, he, standardize_inputs, clean_batches, loss_scaling, bfloat16, float32, batch_norm, xavier,
+        adam, warm_up, standardize_targets, bce_with_logits, adam_epsilon, he+clip_norm, lower_rate+clip_norm, cross_entropy""",
+    "loss_spike": "clip_norm, zclip, lower_rate, autoclip, warm_up, adam, agc, clean_batches, clip_value, adam_epsilon, decay",
+    "oscillating_loss": """lower_rate, lower_rate+decay, adam, clip_norm, warm_up, batch_norm, decay, sgd_momentum, agc,
+        standardize_targets, standardize_inputs""",
+    "diverging_loss": """lower_rate, adam, clip_norm, warm_up, less_weight_decay, minimize, negate, lower_rate+clip_norm, batch_norm, he,
+        standardize_inputs, standardize_targets, zero_grad""",
+    "stalled_training": """raise_rate, adam, raise_clip, momentum, reset_optimizer, less_weight_decay, unfreeze, zero_grad, standardize_targets,
+        standardize_inputs, he, batch_norm, raise_rate+momentum, cross_entropy, residual, constant_rate, mean_loss""",
+    "frozen_parameters": "unfreeze, hold_all, register_modules, reset_optimizer, zero_grad, he, leaky_relu, adam, batch_norm",
+    "unscaled_inputs": "standardize_inputs, input_norm, batch_norm, standardize_inputs+adam, adam, clean_batches, lower_rate",
+    "output_mismatch": """remove_softmax, cross_entropy, linear_output, log_softmax, squeeze_outputs, bce_with_logits, standardize_targets,
+        negate, mean_loss, remove_softmax+adam""",
+    "underflow": "loss_scaling, bfloat16, float32, he, adam_epsilon, raise_rate",
+    "clipping_bound": "raise_clip, raise_rate, adam, clip_norm, autoclip, zclip",
+}
+"""For each kind of finding the remedies and combinations of the literature, the most specific first."""
+
+GRADIENT = frozenset(("vanishing_gradient", "exploding_gradient", "rank_collapse", "bad_initialization"))
+"""Kinds whose cause shows in the gradient of the first layer."""
+
+ANYWAY = (
+    "adam, he+adam, batch_norm+adam, standardize_inputs+adam, standardize_inputs+he+batch_norm+adam, layer_norm+adam"
+)
+"""What helps so often that it is tried whatever the cause."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A remedy or a combination that can be used here, and the gradient that it is predicted to give."""
+
+    names: Names
+    predicted: float | None
+
+
+def parsed(plan: str) -> list[Names]:
+    """A line of plans as tuples of names.
+
+    Example:
+        >>> parsed("relu+he, residual")
+        [('relu', 'he'), ('residual',)]
+    """
+    return [tuple(one.strip().split("+")) for one in plan.replace("\\n", " ").split(",")]
+
+
+def kinds(situation: Situation) -> list[str]:
+    """The kinds of the findings above ``info``, the first cause first."""
+    return list(dict.fromkeys(f.kind for f in situation.diagnosis if f.severity != "info"))
+
+
+def plans(situation: Situation, remedies: Mapping[str, Remedy]) -> list[Names]:
+    """The plans of all findings, those of the first cause first, each once."""
+    found: list[Names] = []
+    for kind in kinds(situation):
+        found += parsed(PLANS[kind])
+        found += [(name,) for name, remedy in remedies.items() if kind in remedy.treats]
+    return list(dict.fromkeys([*found, *parsed(ANYWAY)]))
+
+
+def candidates(
+    situation: Situation, remedies: Mapping[str, Remedy], wanted: Iterable[Names]
+) -> tuple[list[Candidate], dict[Names, str]]:
+    """Those of the wanted that can be used, and why the others cannot.
+
+    Where the gradient's way is what ails the network, those come first that the ledger predicts to bring it nearest to
+    the same size in all layers; of those within a decade, and else, the order stays.
+    """
+    found: list[Candidate] = []
+    refused: dict[Names, str] = {}
+    for names in wanted:
+        if not all(name in remedies for name in names):
+            continue
+        parts = [remedies[name] for name in names]
+        reason = next((text for part in parts if (text := objection(part, situation))), None)
+        if reason:
+            refused[names] = reason
+        else:
+            found.append(Candidate(names, predicted(situation.birth, parts)))
+    if GRADIENT & {*kinds(situation)[:1]}:
+        found.sort(key=_distance)
+    return found, refused
+
+
+def _distance(candidate: Candidate) -> float:
+    decades = candidate.predicted
+    return 1.0 if decades is None else round(abs(decades)) if math.isfinite(decades) else math.inf
+
+
+def objection(remedy: Remedy, situation: Situation) -> str | None:
+    """Why a remedy cannot be used here, ``None`` if it can."""
+    try:
+        return remedy.unusable(situation)
+    except UnusableError as error:
+        return str(error)
+
+
+FURTHER = "adam, raise_rate, lower_rate, batch_norm, layer_norm, decay, clip_norm, he, standardize_inputs, residual"
+"""What is added to the best of the first round, if it is not of the same group already."""
+
+ALONE = frozenset(("activation", "connection", "normalization", "initialization"))
+"""Groups of which one remedy excludes another."""
+
+
+def further(ranked: Iterable[Names], remedies: Mapping[str, Remedy]) -> list[Names]:
+    """Combinations to try in a second round: the best with the next, and with what often helps besides."""
+    order = list(ranked)
+    best = order[0]
+    added = [*order[1:3], *parsed(FURTHER)]
+    return [tuple(dict.fromkeys((*best, *more))) for more in added if _together(best, more, remedies)]
+
+
+def _together(one: Names, other: Names, remedies: Mapping[str, Remedy]) -> bool:
+    groups = [{remedies[name].group for name in names if name in remedies} for names in (one, other)]
+    return not set(one) & set(other) and not groups[0] & groups[1] & ALONE

@@ -1,0 +1,111 @@
+"""Values that are none: NaN, Inf, and what lies a thousand times out of range, in inputs and targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from gradiometer.remedies.around import Around
+from gradiometer.remedies.base import Code, Situation, UnusableError
+from gradiometer.remedies.known import (
+    first_batches,
+    inputs_of,
+    literal,
+    needs_own_loss,
+    rounded,
+    signal_of,
+    targets_of,
+)
+from gradiometer.remedies.recipe import Recipe
+
+OUTLIER = 1e3
+"""Size over the median size from which on a value is taken for a mistake."""
+
+MANY = 300
+"""Batches that are searched for values that are none."""
+
+
+class Cleaned(Around):
+    """A network whose floating-point inputs are cut at a size, NaN becoming the usual value."""
+
+    def __init__(self, network, usual, largest) -> None:
+        super().__init__(network)
+        self.usual, self.largest = usual, largest
+
+    def forward(self, *args, **kwargs):
+        """What the network gives."""
+        kwargs = {name: self.cleaned(x) for name, x in kwargs.items()}
+        return self.network(*map(self.cleaned, args), **kwargs)
+
+    def cleaned(self, x):
+        """A tensor within bounds."""
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            return x
+        return x.nan_to_num(self.usual, self.largest, -self.largest).clamp(-self.largest, self.largest)
+
+
+def of_clean_targets(loss, largest):
+    """The loss of the examples whose targets are numbers, and not above a size."""
+
+    def cleaned(outputs, targets):
+        good = (targets.isfinite() & (targets.abs() <= largest)).reshape(len(targets), -1).all(1)
+        return loss(outputs[good], targets[good]) if good.any() else 0.0 * outputs.nan_to_num().sum()
+
+    return cleaned
+
+
+@dataclass(frozen=True)
+class _Dirt:
+    """The usual value and the largest good one, of inputs and targets; ``None`` where nothing is wrong."""
+
+    inputs: tuple[float, float] | None
+    targets: tuple[float, float] | None
+
+
+def dirt(situation: Situation) -> _Dirt:
+    batches = first_batches(situation, min(MANY, max(situation.recipe.steps, 1)))
+    inputs = _bounds([x for b in batches if (x := signal_of(inputs_of(b))) is not None])
+    targets = _bounds([t for b in batches if (t := targets_of(b)) is not None and t.is_floating_point()])
+    if inputs is None and targets is None:
+        raise UnusableError(f"no batch of the first {len(batches)} holds NaN, Inf, or values far out of range")
+    if targets is not None:
+        needs_own_loss(situation)
+    return _Dirt(inputs, targets)
+
+
+def _bounds(values: list[Tensor]) -> tuple[float, float] | None:
+    """The median, and the largest size of what is no outlier, if there is any."""
+    if not values:
+        return None
+    every = torch.cat([v.detach().float().reshape(-1)[: 1 << 20] for v in values])
+    finite = every[every.isfinite()]
+    varied = finite[finite != 0].abs()
+    if not len(varied):
+        return None
+    good = varied[varied <= OUTLIER * varied.median()]
+    if len(finite) == len(every) and len(good) == len(varied):
+        return None
+    return rounded(float(finite[finite.abs() <= good.max()].mean())), rounded(float(good.max()) * 1.001)
+
+
+def clean(model: nn.Module, situation: Situation) -> nn.Module:
+    found = dirt(situation).inputs
+    return model if found is None else Cleaned(model, *found)
+
+
+def clean_targets(recipe: Recipe, situation: Situation) -> Recipe:
+    found = dirt(situation).targets
+    return recipe if found is None else replace(recipe, loss=of_clean_targets(recipe.loss, found[1]))
+
+
+def clean_code(situation: Situation) -> Code:
+    found, classes, model, loss = dirt(situation), [], "", ""
+    if found.inputs is not None:
+        classes += [Around, Cleaned]
+        model = f"model = Cleaned(model, {literal(found.inputs[0])}, {literal(found.inputs[1])})"
+    if found.targets is not None:
+        classes.append(of_clean_targets)
+        loss = f"loss = of_clean_targets(loss, {literal(found.targets[1])})"
+    return Code(imports=("import torch",), classes=tuple(classes), model=model, loss=loss)

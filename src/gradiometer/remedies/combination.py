@@ -1,0 +1,82 @@
+"""Several remedies as one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from torch import nn
+
+from gradiometer.remedies.base import Code, Remedy, Situation, in_order, treated
+
+
+def combined(remedies: Sequence[Remedy]) -> Remedy:
+    """One remedy that carries out several, in the order of `GROUPS`; a single one stays what it is.
+
+    Formula: the composition of their changes.
+
+    Args:
+        remedies: at least one.
+
+    Returns:
+        A `Remedy` whose ``parts`` they are.
+
+    Raises:
+        nothing.
+
+    Example:
+        >>> from gradiometer.remedies.catalogue import find
+        >>> combined([find("he"), find("relu")]).name
+        'relu+he'
+
+    Source:
+        none.
+    """
+    parts = tuple(in_order(remedies))
+    if len(parts) == 1:
+        return parts[0]
+
+    def model(network: nn.Module, situation: Situation) -> nn.Module:
+        for part in parts:
+            network = part.model(network, situation) if part.model is not None else network
+        return network
+
+    def unusable(situation: Situation) -> str | None:
+        return next((text for part in parts if (text := part.unusable(situation))), None)
+
+    return Remedy(
+        name="+".join(part.name for part in parts),
+        title=", ".join(part.title for part in parts[:-1]) + f" and {parts[-1].title}",
+        group=parts[0].group,
+        treats=tuple(dict.fromkeys(kind for part in parts for kind in part.treats)),
+        changes_function=any(part.changes_function for part in parts),
+        source="; ".join(part.source for part in parts),
+        code=lambda situation: _code(parts, situation),
+        model=model,
+        recipe=lambda recipe, situation: treated(recipe, tuple(_without_model(p) for p in parts), situation),
+        unusable=unusable,
+        parts=parts,
+    )
+
+
+def _without_model(part: Remedy) -> Remedy:
+    """What a part changes besides the network, which the combination changes at once."""
+    return replace(part, model=None)
+
+
+def _code(parts: Sequence[Remedy], situation: Situation) -> Code:
+    """What to write for all of them; each part sees the network that those before it leave."""
+    written = Code()
+    for part in parts:
+        here = part.code(situation)
+        written = Code(**{field.name: _joined(getattr(written, field.name), getattr(here, field.name)) for field in fields(Code)})
+        if part.model is not None:
+            situation = replace(situation, model=part.model(copy.deepcopy(situation.model), situation))
+    return written
+
+
+def _joined(before, after):
+    if isinstance(before, tuple):
+        return tuple(dict.fromkeys((*before, *after)))
+    return "\n".join(text for text in (before.rstrip("\n"), after) if text)

@@ -1,0 +1,329 @@
+"""Where outputs go: which activations lie between weights, which gate, which weights lie in front of an addition."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gradiometer.probe.given import call as call_model
+from gradiometer.probe.outputs import tensors
+from gradiometer.probe.traceless import traceless
+from gradiometer.remedies.anatomy import _LEAVES, ACTIVATIONS, NAMES, Role, _line, role_of
+
+_MULTIPLY = frozenset("mul mul_ multiply multiply_ imul __mul__ __rmul__ __imul__ addcmul lerp".split())
+_ADD = frozenset("add add_ iadd __add__ __radd__ __iadd__ sub sub_ isub __sub__ __rsub__ rsub".split())
+_PRODUCT = frozenset("matmul mm bmm __matmul__ __rmatmul__ addmm baddbmm einsum mv addmv dot".split())
+_LAYERS = frozenset(
+    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear".split()
+    + ["multi_head_attention_forward", "rnn_tanh_cell", "rnn_relu_cell", "lstm_cell", "gru_cell"]
+)
+_SET = frozenset(("__setitem__", "copy_", "index_copy_", "masked_fill_"))
+
+_WEIGHTY: tuple[Role, ...] = ("weights", "recurrent", "attention")
+
+
+@dataclass(eq=False)
+class Step:
+    """One call of a leaf module, of an activation as a function, or a product with a parameter, and what came of it.
+
+    ``module`` is the leaf, ``None`` of a function; ``caller`` is the path of the module in whose ``forward`` it was
+    called, ``line`` where. ``fans`` are those of a ``parameter`` that was used as weights without a module.
+    ``behind`` are the steps whose outputs it reads, with nothing but arithmetic and reshaping between, ``uses`` what
+    its own output went into first. ``reached`` says that it went on into further weights.
+    """
+
+    operation: str
+    role: Role
+    path: str
+    caller: str
+    module: nn.Module | None = None
+    line: str = ""
+    parameter: str = ""
+    fans: tuple[int, int] = (0, 0)
+    behind: tuple[Step, ...] = ()
+    uses: set[str] = field(default_factory=set)
+    reached: bool = False
+
+    @property
+    def gates(self) -> bool:
+        """Whether its output does nothing but multiply other signals."""
+        return bool(self.uses) and self.uses <= {"multiply", "product"}
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What tells calls from others that are written elsewhere."""
+        return (self.caller, self.operation, id(self.module), self.line)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The steps of one forward pass, in their order."""
+
+    steps: tuple[Step, ...]
+
+    def hidden(self) -> list[Step]:
+        """The activations between weights that do not gate anything, wherever they are written."""
+        gates = {step.place for step in self.steps if step.role == "activation" and step.gates}
+        return [
+            step
+            for step in self.steps
+            if step.role == "activation" and step.reached and step.place not in gates and _follows_weights(step)
+        ]
+
+    def activation_of(self, module: nn.Module | None, parameter: str = "") -> Step | None:
+        """The hidden activation that the output of some weights goes through first."""
+        hidden = set(map(id, self.hidden()))
+        for step in self.steps:
+            if id(step) in hidden and any(_is(source, module, parameter) for source in step.behind):
+                return step
+        return None
+
+    def of(self, module: nn.Module | None, parameter: str = "") -> list[Step]:
+        """The steps of some weights."""
+        return [step for step in self.steps if _is(step, module, parameter)]
+
+    def is_output(self, module: nn.Module | None, parameter: str = "") -> bool:
+        """Whether some weights were used and no further weights read what they gave."""
+        steps = self.of(module, parameter)
+        return bool(steps) and not any(step.reached for step in steps)
+
+    def joins(self, module: nn.Module) -> bool:
+        """Whether the output of a module is added to another signal before anything else is done with it."""
+        return any("add" in step.uses for step in self.of(module))
+
+
+def _is(step: Step, module: nn.Module | None, parameter: str) -> bool:
+    return step.parameter == parameter if module is None else step.module is module
+
+
+def _follows_weights(step: Step) -> bool:
+    queue, seen = list(step.behind), set()
+    while queue:
+        source = queue.pop()
+        if source.role in (*_WEIGHTY, "embedding"):
+            return True
+        if id(source) not in seen:
+            seen.add(id(source))
+            queue += source.behind
+    return False
+
+
+def flow(model: nn.Module, batch: Any) -> Flow:
+    """Runs a model on one batch in the mode it is in, leaving no trace, and notes where its outputs go.
+
+    Formula: none.
+
+    Args:
+        model: the network.
+        batch: ``(inputs, targets)`` or a mapping of the model's keywords.
+
+    Returns:
+        A `Flow`.
+
+    Raises:
+        whatever the model raises.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3), nn.Sigmoid())
+        >>> found = flow(model, (torch.randn(2, 4), None))
+        >>> [step.path for step in found.hidden()], found.is_output(model[2])
+        (['1'], True)
+
+    Source:
+        none.
+    """
+    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+    recorder = _Recorder(model)
+    with traceless(model), torch.no_grad(), recorder:
+        recorder.given(inputs)
+        call_model(model, inputs)
+    return Flow(tuple(recorder.steps))
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """What a tensor is made of: the steps it came from with arithmetic only, and all those since the last weights."""
+
+    near: frozenset[Step] = frozenset()
+    far: frozenset[Step] = frozenset()
+
+
+class _Recorder(TorchFunctionMode):
+    """Follows tensors by their identity through functions, and by hooks through leaf modules."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self._model = model
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._parameters = {p.untyped_storage().data_ptr(): (name, p) for name, p in model.named_parameters()}
+        self._signals: dict[int, tuple[Tensor, _Signal]] = {}
+        self._stack: list[str] = []
+        self._inside_leaf = 0
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Recorder:
+        inside: set[int] = set()
+        for module in self._model.modules():
+            if id(module) in inside:
+                continue
+            leaf = _is_leaf(module)
+            if leaf:
+                inside |= {id(m) for m in module.modules()}
+            self._handles += [
+                module.register_forward_pre_hook(self._before(leaf), with_kwargs=True),
+                module.register_forward_hook(self._after(leaf), with_kwargs=True),
+            ]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+        self._signals.clear()
+
+    def given(self, inputs: Any) -> None:
+        """The network's inputs are signals too, of no step."""
+        self._keep(inputs, _Signal())
+
+    def _before(self, leaf: bool) -> Callable[..., None]:
+        def hook(module: nn.Module, *_: Any) -> None:
+            self._stack.append(self._paths[id(module)])
+            self._inside_leaf += leaf
+
+        return hook
+
+    def _after(self, leaf: bool) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            path = self._stack.pop()
+            self._inside_leaf -= leaf
+            if leaf and not self._inside_leaf:
+                role = role_of(module)
+                operation = NAMES.get(type(module), type(module).__name__.lower())
+                caller = self._stack[-1] if self._stack else ""
+                self._step(Step(operation, role, path, caller, module), (args, kwargs), output)
+
+        return hook
+
+    def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        name = getattr(function, "__name__", "")
+        if not self._inside_leaf and self._stack:
+            self._called(name, (args, kwargs or {}), output)
+        return output
+
+    def _called(self, name: str, given: Any, output: Any) -> None:
+        activation = activation_named(name, given[0])
+        used = [(x, self._parameter(x)) for x in _all_tensors(given)]
+        signals = [x for x, parameter in used if parameter is None and id(x) in self._signals]
+        weights = next(((x, p) for x, p in used if p is not None and x.ndim > 1), None)
+        caller = self._stack[-1]
+        if activation:
+            line = _line(sys._getframe(2))
+            self._step(Step(activation, "activation", caller, caller, line=line), given, output)
+        elif name == "embedding" and weights is not None:
+            self._step(Step(name, "embedding", caller, caller, parameter=weights[1]), given, output)
+        elif name in _LAYERS or (name in _PRODUCT and weights is not None):
+            parameter = weights[1] if weights is not None else ""
+            fans = _fans(name, weights[0], given) if weights is not None else (0, 0)
+            step = Step(name, "weights", caller, caller, parameter=parameter, fans=fans)
+            self._step(step, given, output)
+        else:
+            self._pass(name, signals, given, output)
+
+    def _pass(self, name: str, signals: list[Tensor], given: Any, output: Any) -> None:
+        """A function that is no step: arithmetic, reshaping, pooling, a normalization."""
+        known = [self._signals[id(x)][1] for x in signals]
+        use = ""
+        if name in _PRODUCT and len(signals) > 1:
+            use = "product"
+        elif name in _MULTIPLY and len([x for x in signals if x.numel() > 1]) > 1:
+            use = "multiply"
+        elif name in _ADD and len(signals) > 1:
+            use = "add"
+        near = frozenset(step for signal in known for step in signal.near)
+        far = frozenset(step for signal in known for step in signal.far)
+        if use:
+            for step in near:
+                step.uses.add(use)
+        if use in ("product", "multiply"):
+            near = frozenset()
+        if signals:
+            self._keep(output, _Signal(near, far))
+            if name in _SET:
+                self._keep(given[0][0], _Signal(near, far))
+
+    def _step(self, step: Step, given: Any, output: Any) -> None:
+        known = [self._signals[id(x)][1] for x in _all_tensors(given) if id(x) in self._signals]
+        near = frozenset(one for signal in known for one in signal.near)
+        far = frozenset(one for signal in known for one in signal.far)
+        step.behind = tuple(near)
+        if step.role == "activation":
+            for one in near:
+                one.uses.add("activation")
+            near, far = frozenset((step,)), far | {step}
+        elif step.role in _WEIGHTY:
+            for one in near:
+                one.uses.add("weights")
+            for one in far:
+                one.reached = True
+            near = far = frozenset((step,))
+        elif step.role == "embedding":
+            near = far = frozenset((step,))
+        self.steps.append(step)
+        self._keep(output, _Signal(near, far))
+
+    def _keep(self, value: Any, signal: _Signal) -> None:
+        for x in _all_tensors(value):
+            self._signals[id(x)] = (x, signal)  # the tensor as well, so that its id is not used again
+
+    def _parameter(self, x: Tensor) -> str | None:
+        """The name of the parameter that a tensor is a view of."""
+        if x.layout is not torch.strided:
+            return None
+        found = self._parameters.get(x.untyped_storage().data_ptr())
+        return found[0] if found is not None and x.numel() == found[1].numel() and x.numel() else None
+
+
+def activation_named(name: str, args: Any) -> str:
+    """The activation that a function of this name is, nothing if it is none."""
+    plain = name.removesuffix("_")
+    if plain == "clamp_min":
+        return "relu" if len(args) > 1 and args[1] == 0 else ""  # else a floor against division by zero
+    return plain if plain in ACTIVATIONS else ""
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Torch's own modules without children, and what is like them; a user's own are looked into."""
+    if isinstance(module, _LEAVES) or type(module) in NAMES or role_of(module) != "other":
+        return True
+    return type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children())
+
+
+def _fans(name: str, x: Tensor, given: Any) -> tuple[int, int]:
+    """Fan-in and fan-out of weights in a function, by the side on which they stand."""
+    if name in _PRODUCT:
+        args = list(given[0])
+        first = bool(args) and args[0] is x
+        if name == "einsum" or x.ndim < 2:
+            return x.shape[0], math.prod(x.shape[1:])
+        return (x.shape[-1], x.shape[-2]) if first else (x.shape[-2], x.shape[-1])
+    kernel = math.prod(x.shape[2:])
+    inputs, outputs = (0, 1) if "transpose" in name else (1, 0)
+    return x.shape[inputs] * kernel, x.shape[outputs] * kernel
+
+
+def _all_tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        return (value,)
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
+        return [x for _, x in tensors((list(value[0]), value[1]), depth=4)]
+    return [x for _, x in tensors(value, depth=4)]

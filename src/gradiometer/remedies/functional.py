@@ -1,0 +1,154 @@
+"""Activations that ``forward`` calls as functions, found and exchanged in the graph that torch.fx traces of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from gradiometer.probe.given import call as call_model
+from gradiometer.probe.outputs import tensors
+from gradiometer.probe.traceless import traceless
+from gradiometer.remedies.anatomy import NAMES
+from gradiometer.remedies.base import UnusableError
+from gradiometer.remedies.flow import Flow, Step, activation_named
+
+
+class Shallow(fx.Tracer):
+    """Traces the ``forward`` of one module; the modules that it calls stay calls."""
+
+    def is_leaf_module(self, *_: Any) -> bool:
+        """Every module is."""
+        return True
+
+
+def exchange(module: nn.Module, places: Sequence[str], activation: Callable[[], nn.Module], absent: Any = ()) -> None:
+    """Has ``forward`` call new activation modules in some places, named as torch.fx names the calls there.
+
+    It is traced for training and for evaluation, since that is decided while tracing; ``absent`` are arguments that
+    are ``None``.
+    """
+    own, mode, forwards = type(module), module.training, []
+    for place in places:
+        module.add_module(f"new_{place}", activation())
+    for training in (True, False):
+        module.training = training
+        graph = Shallow().trace(module, dict.fromkeys(absent))
+        for node in [node for node in graph.nodes if node.name in places]:
+            with graph.inserting_before(node):
+                given = node.args[:1] or (node.kwargs["input"],)
+                node.replace_all_uses_with(graph.call_module(f"new_{node.name}", given))
+            graph.erase_node(node)
+        forwards.append(type(fx.GraphModule(module, graph)).forward)
+    module.training = mode
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return forwards[not self.training](self, *args, **kwargs)
+
+    module.__class__ = type(own.__name__, (own,), {"forward": forward})
+
+
+def find(
+    model: nn.Module, batch: Any, seen: Flow, path: str, wanted: Sequence[Step]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the wanted activations in the traced ``forward`` of the module at a path, and its absent arguments.
+
+    Raises:
+        UnusableError: where tracing fails or gives something else; it names the lines to change by hand.
+    """
+    module = model.get_submodule(path)
+    steps = [step for step in seen.steps if step.caller == path and step.role == "activation"]
+    with traceless(model):
+        args, kwargs = _first_call(model, module, batch)
+        try:
+            absent = _absent(module, args, kwargs)
+            nodes = [_activations(module, mode, absent) for mode in (True, False)]
+            same = [node.name for node, _ in nodes[0]] == [node.name for node, _ in nodes[1]]
+            repeats = len(steps) / len(nodes[0])
+            if not same or not repeats.is_integer() or [s.operation for s in steps] != [
+                operation for _, operation in nodes[0]
+            ] * int(repeats):
+                raise _untraceable(module, path, wanted, "it calls them otherwise when it is traced")
+            if not _agrees(module, args, kwargs, absent):
+                raise _untraceable(module, path, wanted, "it computes something else when it is traced")
+        except UnusableError:
+            raise
+        except Exception as error:  # whatever a user's forward raises when it is given proxies
+            raise _untraceable(module, path, wanted, str(error).strip().partition("\n")[0]) from error
+    meant = set(map(id, wanted))
+    count = len(nodes[0])
+    names = [node.name for i, (node, _) in enumerate(nodes[0]) if all(id(s) in meant for s in steps[i::count])]
+    if not names:
+        raise _untraceable(module, path, wanted, "one call of them is hidden in one place and not in another")
+    return tuple(names), absent
+
+
+def _activations(module: nn.Module, training: bool, absent: Sequence[str]) -> list[tuple[fx.Node, str]]:
+    """The activation calls of the traced ``forward`` in their order."""
+    mode, module.training = module.training, training
+    try:
+        graph = Shallow().trace(module, dict.fromkeys(absent))
+    finally:
+        module.training = mode
+    found = []
+    for node in graph.nodes:
+        if node.op == "call_module":
+            operation = NAMES.get(type(module.get_submodule(node.target)), "")
+        elif node.op in ("call_function", "call_method"):
+            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+            operation = activation_named(name, node.args)
+        else:
+            continue
+        if operation:
+            found.append((node, operation))
+    return found
+
+
+def _first_call(model: nn.Module, module: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """What a module is given first."""
+    given: list[Any] = []
+    handle = module.register_forward_pre_hook(lambda _, a, k: given.append((a, k)), with_kwargs=True)
+    try:
+        with torch.no_grad(), traceless(model):
+            call_model(model, batch[0] if isinstance(batch, (tuple, list)) else batch)
+    finally:
+        handle.remove()
+    return given[0]
+
+
+def _absent(module: nn.Module, args: Any, kwargs: Any) -> tuple[str, ...]:
+    """Arguments that are ``None``, which a proxy would not be."""
+    bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+    bound.apply_defaults()
+    return tuple(name for name, value in bound.arguments.items() if value is None)
+
+
+def _agrees(module: nn.Module, args: Any, kwargs: Any, absent: Sequence[str]) -> bool:
+    """Whether the traced ``forward`` gives what the module does, in training and in evaluation."""
+    mode = module.training
+    for training in (True, False):
+        results = []
+        for forward in (type(module).forward, None):
+            with traceless(module), torch.no_grad():
+                module.training = training
+                if forward is None:
+                    forward = type(fx.GraphModule(module, Shallow().trace(module, dict.fromkeys(absent)))).forward
+                results.append([x.clone() for _, x in tensors(forward(module, *args, **kwargs))])
+        module.training = mode
+        if len(results[0]) != len(results[1]) or not all(map(_same, *results)):
+            return False
+    return True
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+
+
+def _untraceable(module: nn.Module, path: str, wanted: Sequence[Step], why: str) -> UnusableError:
+    lines = ", ".join(dict.fromkeys(f"{step.operation} in {step.line}" for step in wanted if step.line))
+    where = f"{type(module).__name__} ({path})" if path else type(module).__name__
+    by_hand = f" Change it by hand: {lines}." if lines else ""
+    return UnusableError(f"torch.fx cannot exchange the activations in the forward of {where}: {why}.{by_hand}")

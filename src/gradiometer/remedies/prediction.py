@@ -1,0 +1,127 @@
+"""What a remedy will do to the gradient of the first layer: the ledger's counterfactual."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from gradiometer.records import Cause, LedgerRow, Reading
+from gradiometer.remedies.anatomy import ACTIVATIONS
+from gradiometer.remedies.base import Group, Remedy
+from gradiometer.remedies.gains import average, moments
+
+REMOVES: dict[Group, tuple[Cause, ...]] = {
+    "activation": ("activation",),
+    "initialization": ("weights", "activation"),
+    "normalization": ("weights", "activation", "normalization"),
+    "connection": ("weights", "activation", "normalization", "attention"),
+}
+"""Causes whose operations a remedy of this group brings to a gain of one, as far as theory goes: He et al. (2015)
+weights together with the activation behind them, Ioffe and Szegedy (2015, section 3.3) the scale of the weights, He et
+al. (2016, equation 5) everything that a skip connection leads past. The other groups leave the gradients of the first
+step as they are."""
+
+EXCEPT: dict[str, tuple[Cause, ...]] = {
+    "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights",), "input_norm": (),
+    "qk_norm": ("attention",), "pre_norm": ("normalization",),
+}  # fmt: skip
+"""Those that do less than others of their group."""
+
+BY_EXAMPLE = frozenset(("layer_norm", "rms_norm", "group_norm"))
+"""Normalizations over the units of one example, which leave the mean over the examples in."""
+
+
+def gradient(reading: Reading | None) -> float | None:
+    """The gradient norm at the first weight layer over that at the last, in decades; ``None`` where it is not known."""
+    norms = [r.grad_norm for r in reading.sites if r.site.cause == "weights"] if reading is not None else []
+    if len(norms) < 2 or norms[0] is None or not norms[-1] or not math.isfinite(norms[0]):
+        return None
+    return math.log10(norms[0] / norms[-1]) if norms[0] > 0 else -math.inf
+
+
+def predicted(birth: Reading | None, remedies: Iterable[Remedy]) -> float | None:
+    """What `gradient` will be with these remedies: without what the operations that they treat do to it.
+
+    Formula: ``gradient - sum(log10 gain)`` over the rows of the main path between the last weight layer and the first
+    whose cause one of the remedies brings to a gain of one. Another activation brings its own gains instead,
+    ``sqrt(E f'(sqrt(q) z)^2)``, with ``q`` the mean square of the preactivation, carried from layer to layer, and
+    a normalization ``sqrt(E f'(z)^2 / Var f(z))``, or over the units of one example ``sqrt(E f'(z)^2 / E f(z)^2)``.
+
+    Args:
+        birth: a measured pass of the untreated network, with its ledger.
+        remedies: one, or the parts of a combination.
+
+    Returns:
+        Decades, or ``None`` where there is no ledger.
+
+    Raises:
+        nothing.
+
+    Example:
+        >>> predicted(None, ()) is None
+        True
+
+    Source:
+        The counterfactual is the sum of `Ledger` with some of its terms left out; Schoenholz et al., Deep information
+        propagation (2017), equations 3 and 5, for the gains of another activation; Yang et al., A mean field theory of
+        batch normalization (2019), for those between normalizations.
+    """
+    now = gradient(birth)
+    if now is None or birth is None:
+        return None
+    remedies = tuple(remedies)
+    gone = {cause for remedy in remedies for cause in _removes(remedy)}
+    if not gone:
+        return now
+    main = birth.ledger.main  # from the loss to the input
+    layers = [i for i, row in enumerate(main) if row.cause == "weights"]
+    if not layers:
+        return None
+    between = main[layers[0] : layers[-1]]  # what happens in the first layer does not reach its own weight
+    change = sum(r.log10_norm_gain for r in between if r.cause in gone and not math.isnan(r.log10_norm_gain))
+    if now == -math.inf:
+        return 0.0 if change == -math.inf else None
+    if not math.isfinite(change):
+        return 0.0
+    return now - change + _brought(birth, between, remedies)
+
+
+def _removes(remedy: Remedy) -> tuple[Cause, ...]:
+    return EXCEPT.get(remedy.name, REMOVES.get(remedy.group, ()))
+
+
+def _brought(birth: Reading, between: Sequence[LedgerRow], remedies: Sequence[Remedy]) -> float:
+    """Decades that the remedies bring in the place of what they take away."""
+    names, groups = {remedy.name for remedy in remedies}, {remedy.group for remedy in remedies}
+    other = next((name for name in names if name in ACTIVATIONS), None)
+    activations = [other or row.operation for row in between if row.cause == "activation"]
+    if "connection" in groups:
+        return 0.0
+    if {"batch_norm", *BY_EXAMPLE} & names:
+        return sum(_normalized(name, by_example=not names.isdisjoint(BY_EXAMPLE)) for name in activations)
+    if other is None or "initialization" in groups:
+        return 0.0
+    first = next((row.rms for row in birth.sites if row.site.cause == "weights"), 1.0)
+    return _carried(between, other, first)
+
+
+def _normalized(activation: str, *, by_example: bool) -> float:
+    """Decades of an activation and the normalization before it together."""
+    if activation not in ACTIVATIONS:
+        return 0.0
+    mean = average(activation)
+    square, slope = moments(activation)
+    return math.log10(slope / (square if by_example else square - mean**2)) / 2
+
+
+def _carried(between: Sequence[LedgerRow], activation: str, rms: float) -> float:
+    """Decades that another activation takes on the way from the last layer to the first, whose outputs have this rms."""
+    total, q = 0.0, rms**2
+    for row in reversed(between):
+        if row.cause == "activation":
+            square, slope = moments(activation, min(max(q, 1e-12), 1e6))
+            total += math.log10(slope) / 2 if slope > 0 else 0.0
+            q = square
+        elif row.cause == "weights" and row.scale is not None:
+            q *= row.scale**2
+    return total

@@ -1,0 +1,334 @@
+"""A whole network drawn anew as the field would draw it: which parameters it has, and what each of them is for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from gradiometer.remedies.anatomy import NAMES, role_of
+from gradiometer.remedies.draws import Draw, Through
+from gradiometer.remedies.flow import Flow, Step, flow
+
+init = nn.init
+
+_LARGE = 3.0
+"""Root mean square from which on a table of positions or a token that is added to the signal is larger than any
+initialization in use makes it (1, of torch.randn)."""
+
+SMALL = 0.02
+"""Standard deviation of such tables: GPT-2's and ViT's."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight to be drawn: where it is, what comes in and goes out, and the activation behind it.
+
+    ``regular`` says that the functions of ``torch.nn.init`` see the same fans; ``activation`` is that module, or its
+    name, or ``"linear"``.
+    """
+
+    path: str
+    parameter: str
+    shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+    regular: bool
+    activation: nn.Module | str = "linear"
+    output: bool = False
+    module: nn.Module | None = None
+    bias: str = ""
+
+    @property
+    def operation(self) -> str:
+        """Name of the activation."""
+        return self.activation if isinstance(self.activation, str) else NAMES[type(self.activation)]
+
+
+Scheme = Callable[[Weight], "tuple[Draw, ...]"]
+"""How a weight is drawn, and its bias; the first draw is the weight's."""
+
+
+def number(x: float) -> float:
+    """As many digits as are written down."""
+    return float(f"{x:.6g}")
+
+
+def draw(weight: Weight, function: Callable[..., Any], *, times: float | None = None, **arguments: Any) -> Draw:
+    """A draw of a weight."""
+    return Draw(weight.path, weight.parameter, function, tuple(arguments.items()), times)
+
+
+def normal(weight: Weight, scale: float) -> Draw:
+    """Drawn with variance ``scale^2 / fan_in``."""
+    if not weight.regular:
+        return draw(weight, init.normal_, std=number(scale / math.sqrt(weight.fan_in)))
+    times = None if scale == 1 else round(scale, 4)
+    return draw(weight, init.kaiming_normal_, times=times, nonlinearity="linear")
+
+
+def zero_bias(weight: Weight) -> tuple[Draw, ...]:
+    """Its bias at zero, if it has one."""
+    return (Draw(weight.path, weight.bias, init.zeros_),) if weight.bias else ()
+
+
+def weights(model: nn.Module, seen: Flow) -> Iterator[Weight]:
+    """The trainable weights of linear layers and convolutions, and parameters used as such; each once."""
+    done: set[int] = set()
+    for path, module in model.named_modules():
+        if role_of(module) == "weights" and (weight := _of_layer(path, module, seen)) is not None:
+            held = getattr(module, "weight", None)
+            if isinstance(held, Tensor) and id(held) not in done:
+                done.add(id(held))
+                yield weight
+    named = dict(model.named_parameters())
+    for step in seen.steps:
+        p = named.get(step.parameter)
+        if step.role == "weights" and p is not None and p.requires_grad and id(p) not in done and p.ndim > 1:
+            done.add(id(p))
+            path, _, parameter = step.parameter.rpartition(".")
+            activation = _activation(seen, seen.activation_of(None, step.parameter))
+            output = seen.is_output(None, step.parameter)
+            yield Weight(path, parameter, tuple(p.shape), *step.fans, False, activation, output)
+
+
+def _of_layer(path: str, module: nn.Module, seen: Flow) -> Weight | None:
+    place = _place(path, module, "weight")
+    if place is None:
+        return None
+    shape = tuple(module.weight.shape)  # type: ignore[union-attr]
+    kernel = math.prod(shape[2:])
+    fan_in, fan_out, regular = shape[1] * kernel, shape[0] * kernel, True
+    groups = getattr(module, "groups", 1)
+    if isinstance(module, _ConvTransposeNd):
+        # Of the kernel's places 1 in prod(stride) meets an input.
+        strides = math.prod(module.stride)
+        fan_in, fan_out, regular = shape[0] // groups * kernel // strides, shape[1] * kernel, False
+        fan_in = max(fan_in, 1)
+    elif isinstance(module, nn.Bilinear):
+        fan_out = shape[0]
+    elif groups > 1:
+        fan_out, regular = fan_out // groups, False
+    bias = getattr(module, "bias", None)
+    trainable = isinstance(bias, nn.Parameter) and bias.requires_grad
+    return Weight(
+        *place,
+        shape,
+        fan_in,
+        fan_out,
+        regular,
+        _activation(seen, seen.activation_of(module)),
+        seen.is_output(module),
+        module,
+        "bias" if trainable else "",
+    )
+
+
+def _activation(_: Flow, step: Step | None) -> nn.Module | str:
+    if step is None:
+        return "linear"
+    return step.module if step.module is not None else step.operation
+
+
+def _place(path: str, module: nn.Module, name: str) -> tuple[str, str] | None:
+    """Where the values of a weight are kept; ``None`` if they are frozen or cannot be set."""
+    held = getattr(module, name, None)
+    if isinstance(held, nn.Parameter):
+        return (path, name) if held.requires_grad and held.ndim > 1 else None
+    parametrized = getattr(module, "parametrizations", {})
+    if name in parametrized:
+        inner = parametrized[name]
+        single = hasattr(inner, "original")
+        if not all(p.requires_grad for p in inner.parameters()):
+            return None
+        return (f"{path}.parametrizations.{name}".lstrip("."), "original") if single else (path, name)
+    return None
+
+
+def whole(model: nn.Module, batch: Any, scheme: Scheme) -> list[Draw]:
+    """Draws for all trainable parameters of a network, its weights by a scheme, the others as the field does.
+
+    Formula: normalizations 1 and 0; recurrent layers by Xavier's uniform distribution from the input, orthogonal over
+    time, each gate by itself, with a forget gate's bias of 1; attention by Xavier's; embeddings N(0, 1), or
+    N(0, 1/d) where they are tied to an output layer or go into attention; PReLU 0.25. A weight or normalization of
+    zeros that lies in front of an addition stays: residual branches begin so on purpose.
+
+    Args:
+        model: the network, whose values do not matter.
+        batch: ``(inputs, targets)`` or a mapping of the model's keywords.
+        scheme: draws a `Weight` and its bias.
+
+    Returns:
+        The draws in the order in which they are carried out.
+
+    Raises:
+        whatever the model raises.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
+        >>> [(d.path, d.parameter, d.function.__name__) for d in whole(model, (torch.randn(2, 4), None), he)]
+        [('0', 'weight', 'kaiming_normal_'), ('0', 'bias', 'zeros_'), ('1', 'weight', 'ones_'),
+         ('1', 'bias', 'zeros_'), ('3', 'weight', 'kaiming_normal_'), ('3', 'bias', 'zeros_')]
+
+    Source:
+        Glorot and Bengio (2010), equation 16; Saxe et al. (2014); Jozefowicz et al. (2015), section 2 (forget gate);
+        Vaswani et al. (2017) with fairseq's N(0, 1/d) for embeddings; Goyal et al. (2017), section 5.1 (branches that
+        begin at zero).
+    """
+    seen = flow(model, batch)
+    layers = {(w.path, w.parameter): w for w in weights(model, seen)}
+    of_module = {id(w.module): w for w in layers.values() if w.module is not None}
+    tied = _tied(model)
+    attentive = any(step.role == "attention" or "product" in step.uses for step in seen.steps)
+    out: list[Draw] = []
+    drawn: set[int] = set()
+    for path, module in model.named_modules():
+        role = role_of(module)
+        held = getattr(module, "weight", None)
+        if role == "embedding":
+            out += _embedding(path, module, tied, attentive)
+            drawn.add(id(held))
+        elif id(module) in of_module:
+            if id(held) not in tied and not _begins_at_zero(module, seen):
+                out += scheme(of_module[id(module)])
+            elif of_module[id(module)].bias and id(held) in tied:
+                out += zero_bias(of_module[id(module)])
+        elif role == "normalization":
+            out += _normalization(path, module, seen)
+        elif role == "recurrent":
+            out += recurrent(path, module)
+        elif role == "attention":
+            out += _attention(path, module)
+        elif isinstance(module, nn.PReLU):
+            out += _constant(path, module, "weight", 0.25)
+    for weight in layers.values():
+        if weight.module is None:
+            out += scheme(weight)
+    out += _tables(model, seen)
+    return [_suited(model, one) for one in out]
+
+
+def he(weight: Weight) -> tuple[Draw, ...]:
+    """The default scheme of the example above: He's for ReLU."""
+    return (draw(weight, init.kaiming_normal_, nonlinearity="relu"), *zero_bias(weight))
+
+
+def _tied(model: nn.Module) -> set[int]:
+    """Weights that an embedding shares with another layer."""
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for p in module._parameters.values():
+            if p is not None:
+                owners.setdefault(id(p), set()).add(id(module))
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    return {p for p in embeddings if len(owners.get(p, ())) > 1}
+
+
+def _begins_at_zero(module: nn.Module, seen: Flow) -> bool:
+    """Whether a branch ends in it, with weights of zero, in front of an addition."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and not weight.detach().any() and seen.joins(module)
+
+
+def _embedding(path: str, module: Any, tied: set[int], attentive: bool) -> Iterator[Draw]:
+    place = _place(path, module, "weight")
+    if place is None:
+        return
+    small = id(module.weight) in tied or attentive
+    std = number(module.embedding_dim**-0.5) if small else 1.0
+    yield Draw(*place, init.normal_, (("std", std),))
+    if module.padding_idx is not None:
+        yield Draw(*place, init.zeros_, rows=(module.padding_idx, module.padding_idx + 1))
+
+
+def _normalization(path: str, module: nn.Module, seen: Flow) -> Iterator[Draw]:
+    if not _begins_at_zero(module, seen):
+        yield from _constant(path, module, "weight", 1.0)
+    yield from _constant(path, module, "bias", 0.0)
+
+
+def _constant(path: str, module: nn.Module, name: str, value: float) -> Iterator[Draw]:
+    p = module._parameters.get(name)
+    if p is None or not p.requires_grad:
+        return
+    if value in (0.0, 1.0):
+        yield Draw(path, name, init.ones_ if value else init.zeros_)
+    else:
+        yield Draw(path, name, init.constant_, (("val", value),))
+
+
+GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
+
+
+def gates(module: nn.Module) -> int:
+    """How many gates a recurrent layer has, each with its block of rows."""
+    return next((count for kind, count in GATES.items() if isinstance(module, kind)), 1)
+
+
+def recurrent(path: str, module: nn.Module) -> Iterator[Draw]:
+    """Xavier's from the input, orthogonal over time, gate by gate; biases zero, the forget gate's one."""
+    count = gates(module)
+    for name, p in module._parameters.items():
+        if p is None or not p.requires_grad:
+            continue
+        if name.startswith("weight_ih"):
+            yield Draw(path, name, init.xavier_uniform_, chunks=count)
+        elif name.startswith("weight_hh"):
+            yield Draw(path, name, init.orthogonal_, chunks=count)
+        elif name.startswith("weight_hr"):
+            yield Draw(path, name, init.orthogonal_)
+        else:
+            yield Draw(path, name, init.zeros_)
+            if count == 4 and name.startswith("bias_ih"):
+                size = len(p) // 4
+                yield Draw(path, name, init.ones_, rows=(size, 2 * size))
+
+
+def _attention(path: str, module: nn.Module) -> Iterator[Draw]:
+    for name, p in module._parameters.items():
+        if p is None or not p.requires_grad:
+            continue
+        if name.endswith("weight"):
+            yield Draw(path, name, init.xavier_uniform_)
+        elif name in ("bias_k", "bias_v"):
+            yield Draw(path, name, init.xavier_normal_)
+        else:
+            yield Draw(path, name, init.zeros_)
+
+
+def _tables(model: nn.Module, seen: Flow) -> Iterator[Draw]:
+    """Positions and tokens that are added to the signal, where they are far too large."""
+    used = {step.parameter for step in seen.steps if step.parameter}
+    for path, module in model.named_modules():
+        if role_of(module) != "other" or type(module).__module__.startswith("torch."):
+            continue
+        for name, p in module._parameters.items():
+            full = f"{path}.{name}" if path else name
+            if p is None or not p.requires_grad or full in used or p.ndim < 2 or not p.is_floating_point():
+                continue
+            if not float(p.detach().float().square().mean()) ** 0.5 < _LARGE:
+                yield Draw(path, name, init.normal_, (("std", SMALL),))
+
+
+_SOLVED = frozenset((init.orthogonal_,))
+"""Functions that solve equations, which torch does in single and double precision only."""
+
+
+def _suited(model: nn.Module, one: Draw) -> Draw:
+    """Drawn elsewhere first where the parameter cannot be drawn in place."""
+    module = model.get_submodule(one.path)
+    through: Through = ""
+    if one.parameter not in module._parameters and one.parameter in getattr(module, "parametrizations", {}):
+        through = "assign"
+    elif one.function not in _PLAIN and getattr(module, one.parameter).dtype in (torch.float16, torch.bfloat16):
+        through = "copy"
+    return replace(one, through=through) if through and one.rows is None else one
+
+
+_PLAIN = frozenset((init.zeros_, init.ones_, init.constant_, init.normal_, init.uniform_, init.kaiming_normal_))
+_PLAIN |= {init.xavier_uniform_, init.xavier_normal_}

@@ -1,0 +1,259 @@
+"""One prescription on its way: examination, tournament, proof."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from gradiometer.errors import InputError
+from gradiometer.records import Arm, Interval, PrescriptionRecord, Trial
+from gradiometer.remedies.base import Group, Remedy, Situation
+from gradiometer.remedies.choice import Candidate, Names, candidates, further, kinds, plans
+from gradiometer.remedies.combination import combined
+from gradiometer.remedies.recipe import Recipe
+from gradiometer.trials.examination import birth
+from gradiometer.trials.executors import Executor
+from gradiometer.trials.prescription import Prescription, written
+from gradiometer.trials.progress import Ticker
+from gradiometer.trials.tournament import FIRST, SECOND, THROUGH, Tournament, value
+from gradiometer.trials.verdict import judged
+from gradiometer.trials.worker import Job, Outcome
+
+WIDE = 10
+"""Candidates of the first round. Ten, for an eighth of the steps each, cost one and a quarter trainings."""
+
+FURTHER = 6
+"""Combinations of the second round."""
+
+FINALISTS = 2
+"""Arms that are trained to the end on the first seed."""
+
+PROOFS = 3
+"""Finalists that are tried over all seeds, one after the other, until one is verified."""
+
+EQUAL = 0.01
+"""Share of the improvement within which the simpler of two arms is preferred: one seed knows no better."""
+
+SLOWER = 1.5
+"""What a step of a treated network may cost over that of an untreated one, when time is set aside for the proof."""
+
+
+class Search:
+    """One prescription on its way."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        remedies: Mapping[str, Remedy],
+        wanted: list[Names] | None,
+        seeds: int,
+        deadline: float,
+        executor: Executor,
+        ticker: Ticker,
+    ) -> None:
+        """``wanted`` are the only ones to try, ``None`` leaves the choice to the cause."""
+        self.recipe, self.remedies, self.wanted = recipe, remedies, wanted
+        self.seeds, self.deadline, self.executor, self.ticker = tuple(range(seeds)), deadline, executor, ticker
+        self.reason = ""
+        self.situation: Situation | None = None
+        self.untreated: Arm | None = None
+        self.candidates: dict[Names, Candidate] = {}
+        self.refused: dict[Names, str] = {}
+        self.tournament = Tournament(executor, recipe.steps, deadline, self._told)
+        self.proofs: dict[Names, Trial] = {}
+        self.work = 0.0
+
+    # -- the three parts ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Examination, tournament, proof."""
+        self._examine()
+        if self.situation is None or self.reason:
+            return
+        finalists = self._compete()
+        self._prove(finalists)
+
+    def _examine(self) -> None:
+        self.ticker.stage("untreated", 2)
+        first, others = self._both(())
+        if first is None or first.facts is None:
+            self.reason = "the time was up before the untreated training had ended"
+            return
+        self.untreated = _arm(first, others)
+        found = replace(first.facts, birth=birth(self.recipe))
+        self.situation = found.situation(self.recipe)
+        self.executor.tell(found)
+        if found.diagnosis.healthy:
+            self.reason = "healthy: there is nothing to prescribe"
+        elif found.diagnosis.healthy is None:
+            self.reason = f"cannot say what ails it: {found.diagnosis.reason}"
+
+    def _compete(self) -> list[Names]:
+        """The finalists, the best first."""
+        assert self.situation is not None
+        assert self.untreated is not None
+        reserve = SLOWER * self.untreated.seconds / max(1, min(self.executor.workers, 2))
+        self.tournament.deadline = self.deadline - reserve
+        wanted = plans(self.situation, self.remedies) if self.wanted is None else self.wanted
+        chosen = self.wanted is not None
+        first = self._rung(self._admitted(wanted, len(wanted) if chosen else WIDE), FIRST)
+        field = self._rung(first[:THROUGH], SECOND)
+        if field and not chosen:
+            second = self._rung(self._admitted(further(field, self.remedies), FURTHER), FIRST)
+            field += self._rung(second[:FINALISTS], SECOND)
+        field = self._rung(self.tournament.ranked(field)[:FINALISTS], 1.0)
+        return sorted(field, key=self._preference)
+
+    def _prove(self, finalists: Sequence[Names]) -> None:
+        assert self.situation is not None
+        assert self.untreated is not None
+        kind = next(iter(kinds(self.situation)), "")
+        for names in finalists[:PROOFS]:
+            self.ticker.stage(f"proof of {'+'.join(names)}", 2)
+            first, others = self._both(names)
+            if first is None:
+                self.reason = "the time was up before the proof"
+                return
+            arm = _arm(first, others)
+            gain, reason = judged(self.untreated, arm, kind)
+            if arm.steps < self.recipe.steps and not arm.failure:
+                reason = f"the time was up at step {arm.steps} of {self.recipe.steps}"
+            self.proofs[names] = self._trial(names, arm, reason, gain)
+            if not reason:
+                return
+        self.reason = "nothing that was tried beat the untreated training"
+
+    # -- what they are made of ------------------------------------------------------------------------------------
+
+    def _both(self, names: Names) -> tuple[Outcome | None, Outcome | None]:
+        """An arm to its end: the first seed under watch, and the others."""
+        jobs = [Job(arm=names, seeds=self.seeds[:1], until=self.recipe.steps, watched=True)]
+        if self.seeds[1:]:
+            jobs.append(Job(arm=names, seeds=self.seeds[1:], until=self.recipe.steps, watched=False))
+        ended = {outcome.job: outcome for outcome in self._run(jobs)}
+        return ended.get(jobs[0]), ended.get(jobs[-1]) if len(jobs) > 1 else None
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        for outcome in self.executor.run(jobs, self.deadline):
+            self._told(outcome)
+            yield outcome
+
+    def _told(self, outcome: Outcome) -> None:
+        self.work += outcome.seconds
+        self.ticker.ended(outcome.job.arm, value(outcome))
+
+    def _rung(self, arms: Sequence[Names], share: float) -> list[Names]:
+        if not arms or self.tournament.over:
+            return self.tournament.ranked(arms)
+        self.ticker.stage(f"{len(arms)} remedies, {round(share * self.recipe.steps)} steps", len(arms))
+        return self.tournament.rung(arms, share)
+
+    def _admitted(self, wanted: Iterable[Names], limit: int) -> list[Names]:
+        """The first few of the wanted that can be used and were not tried."""
+        assert self.situation is not None
+        new = [names for names in wanted if names not in self.candidates]
+        usable, refused = candidates(self.situation, self.remedies, new)
+        self.refused |= refused
+        self.candidates |= {candidate.names: candidate for candidate in usable[:limit]}
+        return [candidate.names for candidate in usable[:limit]]
+
+    def _preference(self, names: Names) -> tuple[float, int, bool, float]:
+        """Sorts finalists: the best first, but of nearly equal ones the simpler one."""
+        assert self.untreated is not None
+        standing = self.tournament.standing
+        best = max(value(outcome) for outcome in standing.values())
+        base = self.untreated.scores[0] if math.isfinite(self.untreated.scores[0]) else 0.0
+        behind = best - value(standing[names])
+        equal = behind <= EQUAL * abs(best - base)
+        changes = any(self.remedies[name].changes_function for name in names)
+        return (0.0 if equal else behind, len(names), changes, behind)
+
+    # -- the result -----------------------------------------------------------------------------------------------
+
+    def prescription(self, seconds: float) -> Prescription:
+        """What is known by now.
+
+        Raises:
+            InputError: if that is nothing.
+        """
+        if self.untreated is None or self.situation is None:
+            raise InputError(f"{self.reason}: give it more time, or fewer steps.")
+        trials = [*self.proofs.values(), *(self._unproven(names) for names in self._others())]
+        best = next((names for names, trial in self.proofs.items() if trial.verified), None)
+        remedy = combined([self.remedies[name] for name in best]) if best else None
+        record = PrescriptionRecord(
+            diagnosis=self.situation.diagnosis,
+            untreated=self.untreated,
+            trials=tuple(sorted(trials, key=lambda trial: not trial.verified)),
+            best="+".join(best) if best else None,
+            refused={"+".join(names): text for names, text in self.refused.items()},
+            reason=self.reason,
+            steps=self.recipe.steps,
+            seeds=len(self.seeds),
+            seconds=seconds,
+            work=self.work,
+        )
+        return Prescription(written(record, remedy, self.situation), remedy, self.situation)
+
+    def _others(self) -> list[Names]:
+        """The arms without a proof: those that were ahead first, those that failed last."""
+        standing = self.tournament.standing
+        return sorted((names for names in standing if names not in self.proofs), key=lambda n: -value(standing[n]))
+
+    def _unproven(self, names: Names) -> Trial:
+        outcome = self.tournament.standing[names]
+        failure = next((text for text in outcome.failures if text), "")
+        if not failure and value(outcome) == -math.inf:
+            failure = "its score is no number"
+        return self._trial(names, _arm(outcome, None), failure or f"stopped at step {outcome.steps}: others were ahead")
+
+    def _trial(self, names: Names, arm: Arm, reason: str, gain: Interval | None = None) -> Trial:
+        remedy = combined([self.remedies[name] for name in names])
+        return Trial(
+            name="+".join(names),
+            title=remedy.title,
+            remedies=names,
+            changes=changes(remedy),
+            treated=arm,
+            predicted=self.candidates[names].predicted,
+            gain=gain,
+            verified=gain is not None and not reason,
+            reason=reason,
+        )
+
+
+def changes(remedy: Remedy) -> str:
+    """What a remedy changes, in words."""
+    parts = remedy.parts or (remedy,)
+    what = dict.fromkeys(WHERE[part.group] for part in parts)
+    return ", ".join(what)
+
+
+WHERE: Mapping[Group, str] = {
+    "data": "inputs and targets", "activation": "activations", "connection": "connections",
+    "normalization": "normalization", "initialization": "first weights", "loss": "loss and output",
+    "optimization": "steps",
+}  # fmt: skip
+"""In the table, what the remedies of a group change."""
+
+
+def _arm(first: Outcome, others: Outcome | None) -> Arm:
+    """The trainings of all seeds, as far as all of them came."""
+    outcomes = [first] if others is None else [first, others]
+    return Arm(
+        steps=min(outcome.steps for outcome in outcomes),
+        losses=tuple(_level(losses) for outcome in outcomes for losses in outcome.losses),
+        scores=tuple(math.nan if s is None else s for outcome in outcomes for s in outcome.scores),
+        seconds=sum(outcome.seconds for outcome in outcomes),
+        failure=next((text for outcome in outcomes for text in outcome.failures if text), ""),
+        diagnosis=first.facts.diagnosis if first.facts is not None else None,
+        gradient=first.gradient,
+    )
+
+
+def _level(losses: Sequence[float]) -> float:
+    """The mean of the last tenth."""
+    tail = losses[-max(1, len(losses) // 10) :]
+    return fmean(tail) if tail else math.nan

@@ -1,0 +1,65 @@
+"""Verified is what is better beyond the noise over the seeds and has lost its finding; nothing else is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from gradiometer.records import Arm, Diagnosis, Finding, Severity
+from gradiometer.trials.verdict import interval, judged
+from scipy import stats
+
+NAN, INF = math.nan, math.inf
+
+
+def diagnosis(kind: str, severity: Severity = "critical") -> Diagnosis:
+    return Diagnosis((Finding(kind, severity, (), {}, "", ""),))
+
+
+def arm(*scores: float, failure: str = "", found: Diagnosis | None = None) -> Arm:
+    return Arm(100, tuple(1.0 for _ in scores), scores, 1.0, failure, found or Diagnosis(()))
+
+
+def test_the_interval_is_student_s() -> None:
+    values = [0.3, 0.5, 0.45, 0.2]
+    found = interval(values)
+    assert found is not None
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high))
+
+
+def test_its_coverage_is_what_it_says() -> None:
+    draws = np.random.default_rng(0).normal(0.1, 1.0, (4000, 3))
+    covered = sum(i.low <= 0.1 <= i.high for row in draws if (i := interval(list(row))) is not None)
+    assert covered / len(draws) == pytest.approx(0.95, abs=0.012)
+
+
+UNTREATED = arm(0.1, 0.12, 0.09)
+
+CASES = {
+    "better by far": (UNTREATED, arm(0.9, 0.91, 0.88), ""),
+    "no better": (UNTREATED, arm(0.1, 0.11, 0.09), "no better"),
+    "worse": (UNTREATED, arm(0.0, 0.01, 0.02), "no better"),
+    "better by chance": (UNTREATED, arm(0.9, 0.1, 0.1), "not beyond the noise"),
+    "better, still ill": (UNTREATED, arm(0.5, 0.51, 0.5, found=diagnosis("dead_units")), "still there"),
+    "better, with a note": (UNTREATED, arm(0.5, 0.51, 0.5, found=diagnosis("dead_units", "info")), ""),
+    "better, ill of something else": (UNTREATED, arm(0.5, 0.51, 0.5, found=diagnosis("loss_spike")), ""),
+    "a seed fails": (UNTREATED, arm(0.9, 0.91, NAN, failure="ValueError at step 3"), "ValueError"),
+    "a seed has no score": (UNTREATED, arm(0.9, 0.91, NAN), "no better"),
+    "one seed": (arm(0.1), arm(0.9), "one seed"),
+    "untreated has no score": (arm(NAN, NAN, NAN), arm(0.9, 0.8, 0.9), ""),
+    "untreated is as good on one seed": (arm(NAN, NAN, 0.9), arm(0.9, 0.8, 0.85), "not beyond the noise"),
+    "a loss of infinity untreated": (arm(-INF, -INF, -INF), arm(-0.9, -0.8, -0.9), ""),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verdicts(name: str) -> None:
+    untreated, treated, reason = CASES[name]
+    gain, said = judged(untreated, treated, "dead_units")
+    assert (said == "") == (reason == "")
+    assert reason in said
+    if not reason:
+        assert gain is not None
+        assert gain.low > 0
