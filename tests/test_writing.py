@@ -86,8 +86,11 @@ def test_imports_are_merged() -> None:
     several = ("from torch.nn import Linear", "from torch.nn import Conv2d, Linear", "import numpy as np\nimport math")
     written = text("", Code(imports=(*several, "from __future__ import annotations"), model="Linear, Conv2d"))
     assert written.splitlines()[:4] == [
-        "from __future__ import annotations", "import math", "import numpy as np", "from torch.nn import Conv2d, Linear",
-    ]  # fmt: skip
+        "from __future__ import annotations",
+        "import math",
+        "import numpy as np",
+        "from torch.nn import Conv2d, Linear",
+    ]
 
 
 def test_nothing_to_write() -> None:

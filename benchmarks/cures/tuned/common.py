@@ -39,8 +39,11 @@ def accuracy(x: Inputs, y: Tensor) -> Evaluate:
 
 def explained(x: Inputs, y: Tensor) -> Evaluate:
     """The share of the variance of these examples' targets that the model explains."""
-    variance = (y - y.mean(0)).square().mean().item()
-    return lambda model: bounded(1 - (call(model, x).float().reshape(y.shape) - y).square().mean().item() / variance)
+    truth = y.float()
+    variance = (truth - truth.mean(0)).square().mean()
+    return lambda model: bounded(
+        1 - ((call(model, x).float().reshape(y.shape) - truth).square().mean() / variance).item()
+    )
 
 
 def drawn(data: Data, size: int = 64) -> Batches:

@@ -21,7 +21,7 @@ CASES = Cases()
 @CASES.sick("oscillating_loss", "loss_spike", "diverging_loss")
 def sgd_with_a_rate_of_five(sick: bool) -> Recipe:
     """A step beyond the curvature: the loss jumps from one side to the other and does not grow."""
-    return learning(lambda: mlp(3, nn.Tanh, xavier()), lambda p: SGD(p, 5.0 if sick else 0.1), digits(), 350)
+    return learning(lambda: mlp(3, nn.Tanh, xavier(), width=128), lambda p: SGD(p, 5.0 if sick else 0.1), digits(), 350)
 
 
 @CASES.sick("oscillating_loss", "diverging_loss", "loss_spike")
@@ -110,7 +110,11 @@ def linear_regression_beyond_stability(sick: bool) -> Recipe:
 def ascent_by_option(sick: bool) -> Recipe:
     """``maximize=True`` was left in the optimizer from another experiment."""
     return learning(
-        lambda: mlp(2, nn.Tanh), lambda p: SGD(p, 0.05, momentum=0.5, maximize=sick), digits(), 300, passes=True
+        lambda: mlp(2, nn.Tanh, width=192),
+        lambda p: SGD(p, 0.05, momentum=0.5, maximize=sick),
+        digits(),
+        300,
+        passes=True,
     )
 
 
@@ -149,7 +153,7 @@ def squared_loss_with_a_rate_of_two(sick: bool) -> Recipe:
 def a_burst_of_long_steps(sick: bool) -> Recipe:
     """Three steps with a rate of 200 from step 100 on drive every tanh into its flat part for good."""
     return learning(
-        lambda: mlp(4, nn.Tanh, xavier()),
+        lambda: mlp(4, nn.Tanh, xavier(), width=128),
         lambda p: SGD(p, 0.02),
         digits(),
         350,

@@ -43,7 +43,7 @@ def fifty_batch_norms_without_skips(sick: bool) -> Recipe:
 def relu_with_three_times_he(sick: bool) -> Recipe:
     """Every one of fifteen layers triples the signal; clipping hides it from the steps."""
     return learning(
-        lambda: mlp(15, nn.ReLU, he(3.0 if sick else 1.0)), lambda p: SGD(p, 0.03), digits(), 350, clip=1.0
+        lambda: mlp(15, nn.ReLU, he(3.0 if sick else 1.0), width=96), lambda p: SGD(p, 0.03), digits(), 350, clip=1.0
     )
 
 

@@ -27,7 +27,7 @@ def raw(x: Tensor) -> Tensor:
 def bytes_into_an_mlp(sick: bool) -> Recipe:
     """Pixels from 0 to 255, nobody divided by 255."""
     x, y = digits()
-    return learning(lambda: mlp(2, width=128), lambda p: SGD(p, 0.1), (raw(x) if sick else x, y), 300)
+    return learning(lambda: mlp(2, width=192), lambda p: SGD(p, 0.1), (raw(x) if sick else x, y), 300)
 
 
 @CASES.sick("unscaled_inputs", "dead_units", "nonfinite", "oscillating_loss")
@@ -59,9 +59,7 @@ def houses_as_written_down(sick: bool) -> Recipe:
     """Years, square metres and rooms side by side, under plain gradient descent."""
     x, y = houses()
     data = (x if sick else standardized(x), y)
-    return learning(
-        lambda: mlp(2, lambda: nn.LeakyReLU(0.1), inputs=5, outputs=1), lambda p: SGD(p, 0.05), data, 400
-    )
+    return learning(lambda: mlp(2, lambda: nn.LeakyReLU(0.1), inputs=5, outputs=1), lambda p: SGD(p, 0.05), data, 400)
 
 
 @CASES.sick("unscaled_inputs", "nonfinite", "dead_units", "exploding_gradient")

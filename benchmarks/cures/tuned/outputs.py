@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from benchmarks.cures.cases import Cases
 from benchmarks.cures.tuned.common import Evaluate, bounded, language, learning
 from benchmarks.gauntlet.data import digits, images
-from benchmarks.gauntlet.tuned.again_data import table, textures
+from benchmarks.gauntlet.tuned.again_data import table
 from benchmarks.gauntlet.tuned.common import he, mlp
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
@@ -22,7 +22,7 @@ def softmax_before_cross_entropy(sick: bool) -> Recipe:
     """Probabilities where the loss expects scores: it takes their softmax a second time."""
 
     def model() -> nn.Module:
-        return nn.Sequential(*mlp(3), *([nn.Softmax(1)] if sick else []))
+        return nn.Sequential(*mlp(3, width=128), *([nn.Softmax(1)] if sick else []))
 
     return learning(model, lambda p: SGD(p, 0.05, momentum=0.5), digits(), 400, loss=nn.CrossEntropyLoss())
 
@@ -34,14 +34,14 @@ def softmax_in_the_forward_pass(sick: bool) -> Recipe:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv1, self.conv2 = nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 16, 3)
-            self.fc = nn.Linear(144, 4)
+            self.conv1, self.conv2 = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3)
+            self.fc = nn.Linear(256, 10)
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.fc(F.relu(self.conv2(F.relu(self.conv1(x)))).flatten(1))
             return F.softmax(x, dim=1) if sick else x
 
-    return learning(Net, lambda p: SGD(p, 0.02), textures(), 350, batch=32, held=250)
+    return learning(Net, lambda p: SGD(p, 0.03), images(), 400, batch=32)
 
 
 @CASES.sick("output_mismatch", "stalled_training", "saturated_units")
@@ -49,7 +49,7 @@ def sigmoid_before_cross_entropy(sick: bool) -> Recipe:
     """Each class score between zero and one: no probability can pass a quarter."""
 
     def model() -> nn.Module:
-        return nn.Sequential(*mlp(3), *([nn.Sigmoid()] if sick else []))
+        return nn.Sequential(*mlp(3, width=128), *([nn.Sigmoid()] if sick else []))
 
     return learning(model, lambda p: SGD(p, 0.05, momentum=0.5), digits(), 400)
 

@@ -116,9 +116,7 @@ def rectified_loop_with_recurrent_weights_of_two(sick: bool) -> Recipe:
     """The state doubles in each of twenty-four steps."""
     x, y = digits()
     thrice = x.view(-1, 8, 8).repeat(1, 3, 1).flatten(1)
-    return learning(
-        lambda: Loop(2.0 if sick else 0.7, 8, 10, rectified=True), lambda p: SGD(p, 0.02), (thrice, y), 450
-    )
+    return learning(lambda: Loop(2.0 if sick else 0.7, 8, 10, rectified=True), lambda p: SGD(p, 0.02), (thrice, y), 450)
 
 
 @CASES.sick("exploding_gradient", "bad_initialization", "nonfinite", "loss_spike", "diverging_loss")

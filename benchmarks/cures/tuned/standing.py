@@ -46,7 +46,10 @@ def learning_rate_1e_6(sick: bool) -> Recipe:
 def weight_decay_of_ten(sick: bool) -> Recipe:
     """Weight decay of ten: every step takes half of the weights away."""
     return learning(
-        lambda: mlp(3, nn.ReLU, he()), lambda p: SGD(p, 0.05, weight_decay=10.0 if sick else 1e-4), digits(), 300
+        lambda: mlp(3, nn.ReLU, he(), width=160),
+        lambda p: SGD(p, 0.05, weight_decay=10.0 if sick else 1e-4),
+        digits(),
+        300,
     )
 
 
@@ -134,15 +137,15 @@ def epsilon_of_a_hundred(sick: bool) -> Recipe:
         def forward(self, x: Tensor) -> Tensor:
             return (self.user(x[:, 0]) * self.film(x[:, 1])).sum(1, keepdim=True) + self.mean
 
-    return learning(
-        Sides, lambda p: Adam(p, 1e-2, eps=1e2 if sick else 1e-2), ratings(), 500, batch=256, held=1000
-    )
+    return learning(Sides, lambda p: Adam(p, 1e-2, eps=1e2 if sick else 1e-2), ratings(), 500, batch=256, held=1000)
 
 
 @CASES.sick("clipping_bound", "stalled_training")
 def norm_clipped_at_1e_4(sick: bool) -> Recipe:
     """All gradients are scaled down to a total norm of 1e-4."""
-    return learning(lambda: mlp(3, nn.ReLU, he()), lambda p: SGD(p, 0.1), digits(), 300, clip=1e-4 if sick else 10.0)
+    return learning(
+        lambda: mlp(3, nn.ReLU, he(), width=160), lambda p: SGD(p, 0.1), digits(), 300, clip=1e-4 if sick else 10.0
+    )
 
 
 @CASES.sick("clipping_bound", "stalled_training")

@@ -27,9 +27,9 @@ CASES = Cases()
 
 @CASES.sick("saturated_units", "bad_initialization", "vanishing_gradient")
 def wide_tanh_with_unit_weights(sick: bool) -> Recipe:
-    """Weights of standard deviation one, as ``torch.randn`` gives them, in four layers of 200 tanh units."""
+    """Weights of standard deviation one, as ``torch.randn`` gives them, in four layers of 256 tanh units."""
     return learning(
-        lambda: mlp(4, nn.Tanh, normal(1.0) if sick else xavier(), width=200), lambda p: SGD(p, 0.02), digits(), 300
+        lambda: mlp(4, nn.Tanh, normal(1.0) if sick else xavier(), width=256), lambda p: SGD(p, 0.02), digits(), 300
     )
 
 
@@ -38,7 +38,7 @@ def sigmoid_units_with_bias_twenty(sick: bool) -> Recipe:
     """A bias that holds every unit of two layers at one."""
 
     def model() -> nn.Module:
-        net = mlp(2, nn.Sigmoid, xavier())
+        net = mlp(2, nn.Sigmoid, xavier(), width=192)
         if sick:
             nn.init.constant_(net[0].bias, 20.0)
             nn.init.constant_(net[2].bias, 20.0)
@@ -143,7 +143,7 @@ def one_layer_with_bias_minus_hundred(sick: bool) -> Recipe:
     """Nothing passes the fifth of eight layers."""
 
     def model() -> nn.Module:
-        net = mlp(8, nn.ReLU, he())
+        net = mlp(8, nn.ReLU, he(), width=128)
         if sick:
             nn.init.constant_(net[8].bias, -100.0)
         return net
@@ -167,7 +167,7 @@ def dead_convolution_channels(sick: bool) -> Recipe:
 @CASES.sick("dead_units", "oscillating_loss", "loss_spike", "stalled_training")
 def adam_with_a_rate_of_one(sick: bool) -> Recipe:
     """The first steps throw all units to where no example reaches them."""
-    return learning(lambda: mlp(5, nn.ReLU, he()), lambda p: Adam(p, 1.0 if sick else 1e-3), digits(), 300)
+    return learning(lambda: mlp(5, nn.ReLU, he(), width=128), lambda p: Adam(p, 1.0 if sick else 1e-3), digits(), 300)
 
 
 @CASES.sick("dead_units", "oscillating_loss", "loss_spike", "stalled_training")

@@ -81,14 +81,14 @@ def convolutions_in_a_dictionary(sick: bool) -> Recipe:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            convs = {"low": nn.Conv2d(1, 8, 3, 2), "high": nn.Conv2d(8, 3, 3, 2)}
+            convs = {"low": nn.Conv2d(1, 8, 3, 2), "high": nn.Conv2d(8, 4, 3, 2)}
             self.convs = convs if sick else nn.ModuleDict(convs)
-            self.head = nn.Linear(3, 10)
+            self.head = nn.Linear(4, 10)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(torch.tanh(self.convs["high"](F.relu(self.convs["low"](x)))).flatten(1))
 
-    return learning(Named, lambda p: AdamW(p, 1e-2), images(), 400)
+    return learning(Named, lambda p: AdamW(p, 1e-2), images(), 600)
 
 
 @CASES.sick("frozen_parameters")
@@ -126,9 +126,7 @@ def gradients_never_zeroed(sick: bool) -> Recipe:
             optimizer.zero_grad()
         return value.detach()
 
-    return learning(
-        lambda: mlp(2, nn.Tanh, inputs=8, outputs=1), lambda p: SGD(p, 0.05), table(), 400, step=step
-    )
+    return learning(lambda: mlp(2, nn.Tanh, inputs=8, outputs=1), lambda p: SGD(p, 0.05), table(), 400, step=step)
 
 
 @CASES.sick("frozen_parameters", "oscillating_loss", "diverging_loss", "dead_units")
@@ -195,4 +193,4 @@ def stem_thawed_after_the_optimizer_was_made(sick: bool) -> Recipe:
         optimizer.step()
         return value.detach()
 
-    return learning(Net, lambda ps: Adam([p for p in ps if p.requires_grad], 5e-3), digits(), 400, step=step)
+    return learning(Net, lambda ps: Adam([p for p in ps if p.requires_grad], 1e-2), digits(), 600, step=step)

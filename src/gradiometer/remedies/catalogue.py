@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 
+from gradiometer.remedies import (
+    activation,
+    connection,
+    data,
+    initialization,
+    normalization,
+    optimization,
+    output,
+)
 from gradiometer.remedies.base import Remedy
 
-
-def _rows():
-    out = []
-    for name in ("data", "activation", "connection", "normalization", "initialization", "output", "optimization", "precision", "frozen"):
-        try:
-            rows = import_module(f"gradiometer.remedies.{name}").REMEDIES
-        except Exception as e:
-            print("not yet", name, type(e).__name__, str(e)[:80])
-            continue
-        out += [r for r in rows if r.name not in {o.name for o in out}]
-    return tuple(out)
-
-
-REMEDIES: tuple[Remedy, ...] = _rows()
+REMEDIES: tuple[Remedy, ...] = (
+    *data.REMEDIES,
+    *activation.REMEDIES,
+    *connection.REMEDIES,
+    *normalization.REMEDIES,
+    *initialization.REMEDIES,
+    *output.REMEDIES,
+    *optimization.REMEDIES,
+)
 
 
 def by_name() -> Mapping[str, Remedy]:
@@ -29,5 +32,10 @@ def by_name() -> Mapping[str, Remedy]:
 
 
 def find(name: str) -> Remedy:
-    """The remedy of this name."""
+    """The remedy of this name.
+
+    Example:
+        >>> find("he").title
+        'He initialization'
+    """
     return by_name()[name]

@@ -12,35 +12,44 @@ from gradiometer.remedies.prediction import predicted
 Names = tuple[str, ...]
 
 PLANS: Mapping[str, str] = {
-    "vanishing_gradient": """relu+he, residual, batch_norm, he, rnn_to_lstm, rnn_to_gru, irnn, layer_norm, orthogonal, critical,
-        pre_norm, forget_bias, lsuv, selu+lecun, relu+he+batch_norm, qk_norm, xavier, deepnorm""",
-    "exploding_gradient": """he, clip_norm, batch_norm, orthogonal, layer_norm, xavier, rnn_to_lstm, lower_rate, lsuv, residual_rezero,
-        he+clip_norm, he+batch_norm, critical, pre_norm, residual""",
-    "saturated_units": """he, relu+he, xavier, batch_norm, standardize_inputs, lsuv, layer_norm, small_output, standardize_inputs+xavier,
-        critical, relu, lower_rate, rnn_to_lstm, forget_bias, cross_entropy, bce_with_logits""",
-    "dead_units": """he, leaky_relu+he, bias, lower_rate, leaky_relu, batch_norm, adam, asymmetric, standardize_inputs, he+lower_rate,
-        elu, gelu+he, standardize_targets""",
-    "bad_initialization": """he, xavier, lsuv, small_output, batch_norm, orthogonal, critical, layer_norm, he+adam, he+batch_norm,
-        lower_rate, forget_bias, break_symmetry""",
+    "vanishing_gradient": """elu, relu+he, batch_norm, selu+lecun, residual, rnn_to_lstm, rnn_to_gru, irnn, pre_norm,
+        orthogonal, critical, forget_bias, lsuv, residual_rezero, he, gelu+he, layer_norm, deepnorm, qk_norm,
+        relu+he+batch_norm, adam""",
+    "exploding_gradient": """he, orthogonal, clip_norm, batch_norm, xavier, layer_norm, rnn_to_lstm, rnn_to_gru, lower_rate,
+        lsuv, residual_rezero, he+clip_norm, he+batch_norm, critical, pre_norm, irnn""",
+    "saturated_units": """he, standardize_inputs, xavier, batch_norm, relu+he, lower_rate, lsuv, layer_norm, small_output,
+        standardize_inputs+he, rnn_to_lstm, forget_bias, cross_entropy, bce_with_logits, critical, qk_norm""",
+    "dead_units": """he, bias, lower_rate, leaky_relu+he, batch_norm, centred_bias, standardize_inputs, asymmetric,
+        he+lower_rate, elu+he, leaky_relu, adam, standardize_targets, linear_output""",
+    "bad_initialization": """he, xavier, lsuv, small_output, orthogonal, batch_norm, critical, layer_norm, he+adam,
+        he+batch_norm, lower_rate, forget_bias, break_symmetry, bias""",
     "symmetric_units": "break_symmetry, he, xavier, orthogonal, lsuv, break_symmetry+adam, he+adam",
-    "rank_collapse": """batch_norm, residual, he, relu+he, orthogonal, critical, pre_norm, layer_norm, lsuv, residual_rezero, xavier,
-        he+batch_norm, deepnorm, lower_rate, standardize_inputs""",
-    "attention_collapse": "qk_norm, xavier, he, warm_up, lower_rate, clip_norm, pre_norm, lsuv, layer_norm, adam, standardize_inputs",
-    "nonfinite": """lower_rate, clip_norm, he, standardize_inputs, clean_batches, loss_scaling, bfloat16, float32, batch_norm, xavier,
-        adam, warm_up, standardize_targets, bce_with_logits, adam_epsilon, he+clip_norm, lower_rate+clip_norm, cross_entropy""",
-    "loss_spike": "clip_norm, zclip, lower_rate, autoclip, warm_up, adam, agc, clean_batches, clip_value, adam_epsilon, decay",
-    "oscillating_loss": """lower_rate, lower_rate+decay, adam, clip_norm, warm_up, batch_norm, decay, sgd_momentum, agc,
-        standardize_targets, standardize_inputs""",
-    "diverging_loss": """lower_rate, adam, clip_norm, warm_up, less_weight_decay, minimize, negate, lower_rate+clip_norm, batch_norm, he,
-        standardize_inputs, standardize_targets, zero_grad""",
-    "stalled_training": """raise_rate, adam, raise_clip, momentum, reset_optimizer, less_weight_decay, unfreeze, zero_grad, standardize_targets,
-        standardize_inputs, he, batch_norm, raise_rate+momentum, cross_entropy, residual, constant_rate, mean_loss""",
-    "frozen_parameters": "unfreeze, hold_all, register_modules, reset_optimizer, zero_grad, he, leaky_relu, adam, batch_norm",
-    "unscaled_inputs": "standardize_inputs, input_norm, batch_norm, standardize_inputs+adam, adam, clean_batches, lower_rate",
-    "output_mismatch": """remove_softmax, cross_entropy, linear_output, log_softmax, squeeze_outputs, bce_with_logits, standardize_targets,
-        negate, mean_loss, remove_softmax+adam""",
-    "underflow": "loss_scaling, bfloat16, float32, he, adam_epsilon, raise_rate",
-    "clipping_bound": "raise_clip, raise_rate, adam, clip_norm, autoclip, zclip",
+    "rank_collapse": """batch_norm, residual, he, relu+he, orthogonal, critical, pre_norm, layer_norm, lsuv, elu,
+        residual_rezero, xavier, he+batch_norm, deepnorm, lower_rate, standardize_inputs, small_output""",
+    "attention_collapse": """xavier, qk_norm, he, lower_rate, warm_up, clip_norm, pre_norm, lsuv, layer_norm, adam,
+        standardize_inputs""",
+    "nonfinite": """lower_rate, clip_norm, standardize_inputs, clean_batches, he, loss_scaling, bfloat16, float32,
+        cross_entropy, bce_with_logits, log_softmax, adam_epsilon, batch_norm, xavier, adam, warm_up, standardize_targets,
+        he+clip_norm, lower_rate+clip_norm, reset_optimizer""",
+    "loss_spike": """clip_norm, zclip, lower_rate, autoclip, clean_batches, adam_epsilon, warm_up, adam, agc, clip_value,
+        decay, reset_optimizer""",
+    "oscillating_loss": """lower_rate, adam, clip_norm, lower_rate+decay, reset_optimizer, warm_up, batch_norm, decay,
+        sgd_momentum, agc, standardize_targets, standardize_inputs""",
+    "diverging_loss": """lower_rate, minimize, negate, clip_norm, adam, zero_grad, less_weight_decay, warm_up,
+        reset_optimizer, lower_rate+clip_norm, constant_rate, batch_norm, he, standardize_inputs, standardize_targets,
+        known_classes""",
+    "stalled_training": """raise_rate, adam, raise_clip, reset_optimizer, constant_rate, less_weight_decay, unfreeze,
+        zero_grad, momentum, standardize_targets, standardize_inputs, he, batch_norm, mean_loss, raise_rate+momentum,
+        cross_entropy, residual, break_symmetry""",
+    "frozen_parameters": """unfreeze, hold_all, register_modules, reset_optimizer, zero_grad, he, leaky_relu, adam,
+        batch_norm""",
+    "unscaled_inputs": """standardize_inputs, standardize_inputs+adam, clean_batches, input_norm, batch_norm, adam,
+        lower_rate""",
+    "output_mismatch": """remove_softmax, cross_entropy, linear_output, log_softmax, squeeze_outputs, bce_with_logits,
+        softmax_dimension, bce, unit_targets, range_of_targets, widen_output, known_classes, undo_softmax,
+        standardize_targets, negate, mean_loss, remove_softmax+adam""",
+    "underflow": "loss_scaling, bfloat16, float32, he, adam_epsilon, raise_rate, mean_loss",
+    "clipping_bound": "raise_clip, raise_rate, adam, autoclip, zclip, clip_norm, standardize_targets",
 }
 """For each kind of finding the remedies and combinations of the literature, the most specific first."""
 
@@ -81,8 +90,8 @@ def plans(situation: Situation, remedies: Mapping[str, Remedy]) -> list[Names]:
     found: list[Names] = []
     for kind in kinds(situation):
         found += parsed(PLANS[kind])
-        found += [(name,) for name, remedy in remedies.items() if kind in remedy.treats]
-    return list(dict.fromkeys([*found, *parsed(ANYWAY)]))
+    named = [(name,) for kind in kinds(situation) for name, remedy in remedies.items() if kind in remedy.treats]
+    return list(dict.fromkeys([*found, *parsed(ANYWAY), *named]))
 
 
 def candidates(
@@ -115,11 +124,13 @@ def _distance(candidate: Candidate) -> float:
 
 
 def objection(remedy: Remedy, situation: Situation) -> str | None:
-    """Why a remedy cannot be used here, ``None`` if it can."""
+    """Why a remedy cannot be used here, ``None`` if it can; one that fails while it looks is not used."""
     try:
         return remedy.unusable(situation)
     except UnusableError as error:
         return str(error)
+    except Exception as error:
+        return f"it failed with {type(error).__name__}: {error}"
 
 
 FURTHER = "adam, raise_rate, lower_rate, batch_norm, layer_norm, decay, clip_norm, he, standardize_inputs, residual"

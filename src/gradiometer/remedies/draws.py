@@ -16,7 +16,7 @@ Through = Literal["", "copy", "assign"]
 class Draw:
     """One call of a function of ``torch.nn.init``, or of one of our own, on a parameter or a part of it.
 
-    ``path`` is that of the module, ``parameter`` the attribute. ``times`` scales what was drawn. A part is one of
+    ``path`` is that of the module, ``parameter`` the attribute, or nothing if the function takes the module. ``times`` scales what was drawn. A part is one of
     ``chunks`` along the first dimension, each of which is drawn by itself, or ``rows``. ``through`` says that the
     values are drawn elsewhere and copied in (half precision) or assigned (a parametrization).
     """
@@ -52,6 +52,9 @@ def carry_out(model: nn.Module, draws: Iterable[Draw]) -> None:
 
 
 def _carry_out(module: nn.Module, draw: Draw) -> None:
+    if not draw.parameter:
+        draw.function(module, **dict(draw.arguments))
+        return
     held: Tensor = getattr(module, draw.parameter)
     p = torch.empty_like(held, dtype=torch.float32) if draw.through else held
     if draw.rows is not None:
@@ -94,7 +97,7 @@ def _layer(path: str, layers: Mapping[str, str] | None) -> str:
 
 def _statements(layer: str, draw: Draw) -> list[str]:
     """What to write for one draw."""
-    held = f"{layer}.{draw.parameter}"
+    held = f"{layer}.{draw.parameter}" if draw.parameter else layer
     p = "values" if draw.through else held
     if draw.rows is not None:
         p += f"[{draw.rows[0]}:{draw.rows[1]}]"

@@ -49,12 +49,16 @@ def of_yes_or_no(outputs, targets):
     return torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets)
 
 
+def of_probabilities(outputs, targets):
+    """Binary cross-entropy of probabilities, with zeros and ones as targets."""
+    targets = targets.reshape(outputs.shape).to(outputs.dtype)
+    return torch.nn.functional.binary_cross_entropy(outputs, targets)
+
+
 INVERSES = {
     "softmax": "outputs.clamp_min(1e-30).log()",
     "sigmoid": "torch.logit(outputs, 1e-6)",
     "tanh": "torch.atanh(outputs.clamp(-1 + 1e-6, 1 - 1e-6))",
-    "log_softmax": "outputs",
-    "": "outputs",
 }
 """For each activation of the outputs, how raw scores come out of them again."""
 

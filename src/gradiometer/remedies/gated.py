@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import connection as cases
@@ -36,16 +37,18 @@ class QuietLSTMCell(nn.LSTMCell):
         return hidden
 
 
-def remember(recurrent):
-    """Sets the biases of the forget gates to one, so that an LSTM begins by keeping what it has."""
+def remember(recurrent, steps):
+    """Sets the biases of the gates so that units of an LSTM or a GRU keep what they have for 1 to ``steps`` steps."""
+    size = recurrent.hidden_size
+    lstm = isinstance(recurrent, (nn.LSTM, nn.LSTMCell))
     for name, bias in recurrent.named_parameters():
         if name.startswith("bias_"):
-            size = recurrent.hidden_size
-            nn.init.constant_(bias[size : 2 * size], 1.0 if name.startswith("bias_ih") else 0.0)
+            kept = torch.empty(size).uniform_(1, max(steps - 1, 2)).log() if name.startswith("bias_ih") else torch.zeros(size)
+            with torch.no_grad():
+                bias[size : 2 * size] = kept
+                if lstm:
+                    bias[:size] = -kept
     return recurrent
-
-
-Made = Callable[[Any], "tuple[str, nn.Module]"]
 
 
 def _options(module: Any) -> tuple[str, dict[str, Any]]:
@@ -63,13 +66,37 @@ def _options(module: Any) -> tuple[str, dict[str, Any]]:
 def _lstm(module: Any) -> tuple[str, Callable[[], nn.Module]]:
     text, values = _options(module)
     kind = QuietLSTM if isinstance(module, nn.RNN) else QuietLSTMCell
-    return f"remember({kind.__name__}({text}))", lambda: remember(kind(module.input_size, module.hidden_size, **values))
+    return f"{kind.__name__}({text})", lambda: kind(module.input_size, module.hidden_size, **values)
 
 
 def _gru(module: Any) -> tuple[str, Callable[[], nn.Module]]:
     text, values = _options(module)
     kind = nn.GRU if isinstance(module, nn.RNN) else nn.GRUCell
     return f"nn.{kind.__name__}({text})", lambda: kind(module.input_size, module.hidden_size, **values)
+
+
+def _steps(model: nn.Module, situation: Situation) -> dict[int, int]:
+    """For each recurrent module the time steps that it is taken through in one pass."""
+    steps: dict[int, int] = {}
+
+    def count(module: nn.Module, args: Any, kwargs: Any) -> None:
+        x = args[0] if args else kwargs["input"]
+        if isinstance(module, nn.RNNCell):
+            length = steps.get(id(module), 0) + 1
+        elif isinstance(x, PackedSequence):
+            length = len(x.batch_sizes)
+        else:
+            length = x.shape[1 if getattr(module, "batch_first", False) and x.ndim == 3 else 0]
+        steps[id(module)] = max(length, steps.get(id(module), 0))
+
+    plain = [m for m in model.modules() if isinstance(m, (nn.RNN, nn.RNNCell))]
+    handles = [m.register_forward_pre_hook(count, with_kwargs=True) for m in plain]
+    try:
+        run(model, situation)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return steps
 
 
 def _plan(model: nn.Module, situation: Situation) -> dict[str, nn.Module]:
@@ -118,19 +145,24 @@ def _keeps_cells(model: nn.Module, situation: Situation) -> None:
 
 def _row(name: str, title: str, source: str, kind: Callable[..., Any], proofs: tuple[Proof, ...]) -> Remedy:
     def treat(model: nn.Module, situation: Situation) -> nn.Module:
-        for path, module in _plan(model, situation).items():
-            model = put(model, path, like(kind(module)[1](), module))
+        found = _plan(model, situation)
+        steps = _steps(model, situation)
+        for path, module in found.items():
+            made = remember(kind(module)[1](), steps.get(id(module), 1))
+            model = put(model, path, like(made, module))
         _keeps_cells(model, situation)
         return model
 
     def code(situation: Situation) -> Code:
         lines, own = [], set()
         found = _plan(situation.model, situation)
+        steps = _steps(situation.model, situation)
         for path, module in found.items():
             text = kind(module)[0]
-            own |= {one for one in (QuietLSTM, QuietLSTMCell) if f"{one.__name__}(" in text}
+            own |= {one for one in (QuietLSTM, QuietLSTMCell) if text.startswith(f"{one.__name__}(")}
+            text = f"remember({text}, {steps.get(id(module), 1)})"
             lines.append(f'model.set_submodule("{path}", {text})' if path else f"model = {text}")
-        classes = (*sorted(own, key=lambda one: one.__name__), *((remember,) if own else ()))
+        classes = (*sorted(own, key=lambda one: one.__name__), remember)
         return Code(classes=classes, model="\n".join(lines) + aliases(situation.model, found))
 
     return Remedy(
@@ -158,9 +190,9 @@ def _row(name: str, title: str, source: str, kind: Callable[..., Any], proofs: t
 GATED = (
     _row(
         "rnn_to_lstm",
-        "LSTM for plain recurrent layers, forget gates open",
-        "Hochreiter and Schmidhuber, Long short-term memory (1997); Gers, Schmidhuber and Cummins, Learning to forget "
-        "(2000), on the biases of the forget gates",
+        "LSTM for plain recurrent layers",
+        "Hochreiter and Schmidhuber, Long short-term memory (1997); Tallec and Ollivier, Can recurrent neural networks "
+        "warp time? (2018), on the biases of the gates",
         _lstm,
         cases.RNN_TO_LSTM,
     ),
@@ -168,7 +200,7 @@ GATED = (
         "rnn_to_gru",
         "GRU for plain recurrent layers",
         "Cho et al., Learning phrase representations using RNN encoder-decoder for statistical machine translation "
-        "(2014), equations 5 to 8",
+        "(2014), equations 5 to 8; Tallec and Ollivier, Can recurrent neural networks warp time? (2018), on the biases",
         _gru,
         cases.RNN_TO_GRU,
     ),

@@ -80,7 +80,9 @@ class Head:
         # Classes have two empty lines around; the file's own below the imports are counted.
         text = "\n\n\n".join([*blocks, *classes]) + "\n"
         if anchor is None:
-            return Edit(source.above(body[0]), source.above(body[0]), AFTER, self._ended(text + "\n\n"))
+            place = source.above(body[0])
+            gap = 2 - source.spaced.get(place, 0)  # a function that comes there has brought some
+            return Edit(place, place, AFTER, self._ended(text + "\n" * gap))
         text = text if blocks else "\n\n" + text
         last = max(node.end_lineno or 0 for node in body if node.lineno <= (anchor.end_lineno or 0))
         if classes:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-import gradiometer
 from gradiometer.remedies.base import Code
 from gradiometer.remedies.heads import Head
 from gradiometer.remedies.names import bound, bringing, builtin, imports, needed, tidy
@@ -34,6 +33,9 @@ _FIELDS: dict[Part, tuple[str, ...]] = {
 }
 """The lines of a `Code` that belong to one part of a recipe."""
 
+
+_TRANSPARENT = ("contextlib.py", "_contextlib.py")
+"""Where decorators stand that only surround a call, as `torch.no_grad` does."""
 
 _FOREIGN = ("stdlib", "platstdlib", "purelib", "platlib")
 """Folders that hold no files of the user's, as `sysconfig` calls them."""
@@ -183,7 +185,7 @@ def _function(given: Any, part: Part) -> FunctionType:
         if isinstance(given, functools.partial) and part in ("model", "optimizer"):
             given = given.func
         elif isinstance(given, FunctionType) and (inner := getattr(given, "__wrapped__", None)) is not None:
-            if not given.__code__.co_filename.endswith(("contextlib.py", "_contextlib.py")):
+            if Path(given.__code__.co_filename).name not in _TRANSPARENT:
                 raise UnpatchableError(f"{_described(given)} is wrapped by a decorator that may change what it returns")
             given = inner
         else:
@@ -213,7 +215,7 @@ def _file_of(function: FunctionType) -> Path:
         raise UnpatchableError(f"{_described(function)} stands in no file that can be read")
     known = sysconfig.get_paths()
     foreign = [*(known[name] for name in _FOREIGN), *site.getsitepackages(), site.getusersitepackages()]
-    foreign.append(str(Path(gradiometer.__file__).parent))
+    foreign.append(str(Path(__file__).parents[1]))
     if any(path.is_relative_to(Path(one).resolve()) for one in foreign):
         raise UnpatchableError(f"{_described(function)} is not in a file of yours")
     return path

@@ -24,7 +24,8 @@ def in_function(source: Source, node: FunctionNode, variable: str, lines: str, n
     nothing = any(isinstance(value, ast.Constant) for value in values) or len(values) < len(returns) or not returns
     if isinstance(node, ast.AsyncFunctionDef) or _yields(inside) or nothing:
         raise UnpatchableError(f"`{node.name}` does not return it in each of its returns")
-    if node.name in {one for part in node.body for one in scopes.mentioned(part)}:
+    method = isinstance(source.parents[node], ast.ClassDef)
+    if node.name in {one for part in node.body for one in scopes.mentioned(part, attributes=method)}:
         raise UnpatchableError(f"`{node.name}` calls itself")
     free = scopes.free_to_bind({variable} | bound(lines), node) and not scopes.hidden(needs, node, source)
     if not free or any(source.indentation(one) is None or not source.alone_to_the_right(one) for one in returns):

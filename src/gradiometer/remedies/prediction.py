@@ -27,6 +27,10 @@ EXCEPT: dict[str, tuple[Cause, ...]] = {
 }  # fmt: skip
 """Those that do less than others of their group."""
 
+FORWARD = frozenset(("he", "lsuv", "orthogonal", "delta_orthogonal"))
+"""Initializations that keep the mean square of the signal on its way forward; what that does to the gradient on its way
+back depends on the activation."""
+
 BY_EXAMPLE = frozenset(("layer_norm", "rms_norm", "group_norm"))
 """Normalizations over the units of one example, which leave the mean over the examples in."""
 
@@ -45,14 +49,15 @@ def predicted(birth: Reading | None, remedies: Iterable[Remedy]) -> float | None
     Formula: ``gradient - sum(log10 gain)`` over the rows of the main path between the last weight layer and the first
     whose cause one of the remedies brings to a gain of one. Another activation brings its own gains instead,
     ``sqrt(E f'(sqrt(q) z)^2)``, with ``q`` the mean square of the preactivation, carried from layer to layer, and
-    a normalization ``sqrt(E f'(z)^2 / Var f(z))``, or over the units of one example ``sqrt(E f'(z)^2 / E f(z)^2)``.
+    a normalization ``sqrt(E f'(z)^2 / Var f(z))``; where the mean square is kept, over the units of one example or by the
+    initialization, it is ``sqrt(E f'(z)^2 / E f(z)^2)``.
 
     Args:
         birth: a measured pass of the untreated network, with its ledger.
         remedies: one, or the parts of a combination.
 
     Returns:
-        Decades, or ``None`` where there is no ledger.
+        Decades, or ``None`` where there is no ledger, and of recurrent networks.
 
     Raises:
         nothing.
@@ -67,7 +72,7 @@ def predicted(birth: Reading | None, remedies: Iterable[Remedy]) -> float | None
         batch normalization (2019), for those between normalizations.
     """
     now = gradient(birth)
-    if now is None or birth is None:
+    if now is None or birth is None or birth.recurrences:  # through time there is no first layer
         return None
     remedies = tuple(remedies)
     gone = {cause for remedy in remedies for cause in _removes(remedy)}
@@ -97,8 +102,10 @@ def _brought(birth: Reading, between: Sequence[LedgerRow], remedies: Sequence[Re
     activations = [other or row.operation for row in between if row.cause == "activation"]
     if "connection" in groups:
         return 0.0
-    if {"batch_norm", *BY_EXAMPLE} & names:
-        return sum(_normalized(name, by_example=not names.isdisjoint(BY_EXAMPLE)) for name in activations)
+    if "batch_norm" in names:
+        return sum(_normalized(name, by_example=False) for name in activations)
+    if names & (BY_EXAMPLE | FORWARD):
+        return sum(_normalized(name, by_example=True) for name in activations)
     if other is None or "initialization" in groups:
         return 0.0
     first = next((row.rms for row in birth.sites if row.site.cause == "weights"), 1.0)
@@ -106,7 +113,7 @@ def _brought(birth: Reading, between: Sequence[LedgerRow], remedies: Sequence[Re
 
 
 def _normalized(activation: str, *, by_example: bool) -> float:
-    """Decades of an activation and the normalization before it together."""
+    """Decades of an activation and of the weights, scaled so that their outputs have variance or mean square one."""
     if activation not in ACTIVATIONS:
         return 0.0
     mean = average(activation)

@@ -44,9 +44,10 @@ def local(function: FunctionNode) -> set[str]:
     return found
 
 
-def mentioned(node: ast.AST) -> set[str]:
+def mentioned(node: ast.AST, *, attributes: bool = True) -> set[str]:
     """All names in a piece of the tree."""
-    return {word for one in ast.walk(node) for word in identifiers(one)}
+    nodes = (one for one in ast.walk(node) if attributes or not isinstance(one, ast.Attribute))
+    return {word for one in nodes for word in identifiers(one)}
 
 
 def hidden(names: set[str], function: FunctionNode, source: Source) -> bool:

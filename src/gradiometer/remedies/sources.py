@@ -78,9 +78,9 @@ class Source(Text):
         self.tree = ast.parse(self.text)
         self.parents = {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
         self.newline = "\r\n" if self.lines and self.lines[0].endswith("\r\n") else "\n"
-        self.unit = next(self._indentations(), "    ")
+        self.unit = next(self._indentations(), "\t" if "\n\t" in self.text else "    ")
         self.words = {word for node in ast.walk(self.tree) for word in identifiers(node)}
-        self._spaced: set[int] = set()
+        self.spaced: dict[int, int] = {}
         self._codes = list(_codes(compile(self.text, str(path), "exec", dont_inherit=True)))
 
     # -- where things are ------------------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ class Source(Text):
         row = self.starts.index(place)
         empty = next((i for i, line in enumerate(reversed(self.lines[:row])) if line.strip()), None)
         begins = empty is None or (gap == 1 and self.siblings(statement)[0] is statement)
-        missing = 0 if begins or place in self._spaced else max(0, gap - (empty or 0))
-        self._spaced.add(place)
+        missing = 0 if begins or place in self.spaced else max(0, gap - (empty or 0))
+        self.spaced.setdefault(place, missing)
         return Edit(place, place, BEFORE, self.newline * missing + text + self.newline * gap)
 
     def patched(self, edits: list[Edit]) -> str:

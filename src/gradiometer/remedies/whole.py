@@ -72,6 +72,11 @@ def normal(weight: Weight, scale: float) -> Draw:
     return draw(weight, init.kaiming_normal_, times=times, nonlinearity="linear")
 
 
+def lecun(weight: Weight) -> tuple[Draw, ...]:
+    """Variance ``1 / fan_in``: LeCun et al., Efficient BackProp (1998), equation 16."""
+    return (normal(weight, 1.0), *zero_bias(weight))
+
+
 def zero_bias(weight: Weight) -> tuple[Draw, ...]:
     """Its bias at zero, if it has one."""
     return (Draw(weight.path, weight.bias, init.zeros_),) if weight.bias else ()
@@ -87,6 +92,7 @@ def weights(model: nn.Module, seen: Flow) -> Iterator[Weight]:
                 done.add(id(held))
                 yield weight
     named = dict(model.named_parameters())
+    done |= _embeddings(model)
     for step in seen.steps:
         p = named.get(step.parameter)
         if step.role == "weights" and p is not None and p.requires_grad and id(p) not in done and p.ndim > 1:
@@ -150,7 +156,7 @@ def _place(path: str, module: nn.Module, name: str) -> tuple[str, str] | None:
     return None
 
 
-def whole(model: nn.Module, batch: Any, scheme: Scheme) -> list[Draw]:
+def whole(model: nn.Module, batch: Any, scheme: Scheme, *, all_zeros: bool = False) -> list[Draw]:
     """Draws for all trainable parameters of a network, its weights by a scheme, the others as the field does.
 
     Formula: normalizations 1 and 0; recurrent layers by Xavier's uniform distribution from the input, orthogonal over
@@ -162,6 +168,7 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme) -> list[Draw]:
         model: the network, whose values do not matter.
         batch: ``(inputs, targets)`` or a mapping of the model's keywords.
         scheme: draws a `Weight` and its bias.
+        all_zeros: draws those of zeros in front of an addition as well.
 
     Returns:
         The draws in the order in which they are carried out.
@@ -171,7 +178,7 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme) -> list[Draw]:
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
-        >>> [(d.path, d.parameter, d.function.__name__) for d in whole(model, (torch.randn(2, 4), None), he)]
+        >>> [(d.path, d.parameter, d.function.__name__) for d in whole(model, (torch.randn(2, 4), None), lecun)]
         [('0', 'weight', 'kaiming_normal_'), ('0', 'bias', 'zeros_'), ('1', 'weight', 'ones_'),
          ('1', 'bias', 'zeros_'), ('3', 'weight', 'kaiming_normal_'), ('3', 'bias', 'zeros_')]
 
@@ -183,7 +190,7 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme) -> list[Draw]:
     seen = flow(model, batch)
     layers = {(w.path, w.parameter): w for w in weights(model, seen)}
     of_module = {id(w.module): w for w in layers.values() if w.module is not None}
-    tied = _tied(model)
+    tied = _tied(model, seen)
     attentive = any(step.role == "attention" or "product" in step.uses for step in seen.steps)
     out: list[Draw] = []
     drawn: set[int] = set()
@@ -194,12 +201,12 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme) -> list[Draw]:
             out += _embedding(path, module, tied, attentive)
             drawn.add(id(held))
         elif id(module) in of_module:
-            if id(held) not in tied and not _begins_at_zero(module, seen):
+            if id(held) not in tied and (all_zeros or not _begins_at_zero(module, seen)):
                 out += scheme(of_module[id(module)])
             elif of_module[id(module)].bias and id(held) in tied:
                 out += zero_bias(of_module[id(module)])
         elif role == "normalization":
-            out += _normalization(path, module, seen)
+            out += _normalization(path, module, all_zeros or not _begins_at_zero(module, seen))
         elif role == "recurrent":
             out += recurrent(path, module)
         elif role == "attention":
@@ -213,20 +220,20 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme) -> list[Draw]:
     return [_suited(model, one) for one in out]
 
 
-def he(weight: Weight) -> tuple[Draw, ...]:
-    """The default scheme of the example above: He's for ReLU."""
-    return (draw(weight, init.kaiming_normal_, nonlinearity="relu"), *zero_bias(weight))
+def _embeddings(model: nn.Module) -> set[int]:
+    return {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
 
 
-def _tied(model: nn.Module) -> set[int]:
-    """Weights that an embedding shares with another layer."""
+def _tied(model: nn.Module, seen: Flow) -> set[int]:
+    """Weights that an embedding shares with another layer, or that are used as weights as well."""
     owners: dict[int, set[int]] = {}
     for module in model.modules():
         for p in module._parameters.values():
             if p is not None:
                 owners.setdefault(id(p), set()).add(id(module))
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-    return {p for p in embeddings if len(owners.get(p, ())) > 1}
+    named = dict(model.named_parameters())
+    used = {id(named[step.parameter]) for step in seen.steps if step.role == "weights" and step.parameter}
+    return {p for p in _embeddings(model) if p in used or len(owners.get(p, ())) > 1}
 
 
 def _begins_at_zero(module: nn.Module, seen: Flow) -> bool:
@@ -246,8 +253,8 @@ def _embedding(path: str, module: Any, tied: set[int], attentive: bool) -> Itera
         yield Draw(*place, init.zeros_, rows=(module.padding_idx, module.padding_idx + 1))
 
 
-def _normalization(path: str, module: nn.Module, seen: Flow) -> Iterator[Draw]:
-    if not _begins_at_zero(module, seen):
+def _normalization(path: str, module: nn.Module, with_weight: bool) -> Iterator[Draw]:
+    if with_weight:
         yield from _constant(path, module, "weight", 1.0)
     yield from _constant(path, module, "bias", 0.0)
 
@@ -315,20 +322,22 @@ def _tables(model: nn.Module, seen: Flow) -> Iterator[Draw]:
                 yield Draw(path, name, init.normal_, (("std", SMALL),))
 
 
-_SOLVED = frozenset((init.orthogonal_,))
-"""Functions that solve equations, which torch does in single and double precision only."""
+_PLAIN = frozenset((init.zeros_, init.ones_, init.constant_, init.normal_, init.uniform_, init.kaiming_normal_)) | {
+    init.xavier_uniform_,
+    init.xavier_normal_,
+}
+"""Functions that draw in any number format; the others solve equations, which torch does in 32 and 64 bits only."""
 
 
 def _suited(model: nn.Module, one: Draw) -> Draw:
     """Drawn elsewhere first where the parameter cannot be drawn in place."""
     module = model.get_submodule(one.path)
     through: Through = ""
+    if not one.parameter:
+        return one
     if one.parameter not in module._parameters and one.parameter in getattr(module, "parametrizations", {}):
         through = "assign"
     elif one.function not in _PLAIN and getattr(module, one.parameter).dtype in (torch.float16, torch.bfloat16):
         through = "copy"
     return replace(one, through=through) if through and one.rows is None else one
 
-
-_PLAIN = frozenset((init.zeros_, init.ones_, init.constant_, init.normal_, init.uniform_, init.kaiming_normal_))
-_PLAIN |= {init.xavier_uniform_, init.xavier_normal_}

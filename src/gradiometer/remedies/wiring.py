@@ -161,13 +161,22 @@ class Wiring:
         return branch[0] if branch is not None else None
 
     def bridged(self) -> frozenset[Any]:
-        """The nodes across which skips lead already."""
+        """The nodes across which skips lead already, plain ones or by a single layer of their own."""
         found: set[Any] = set()
         for node in _below(self._roots, ()):
-            branch = self._branch(node)
-            if branch is not None:
-                found |= branch[1]
+            terms = [under for under, _ in node.next_functions if under is not None]
+            if of_node(node.name(), False).name != "add" or len(terms) != 2:
+                continue
+            one, other = (frozenset(_below([term], ())) for term in terms)
+            if not any(shared.name() != ACCUMULATE for shared in one & other):
+                continue  # made of different things: a bias, a second input
+            for way, skip in ((one - other, other - one), (other - one, one - other)):
+                if self._weights(way) > self._weights(skip) <= 1:
+                    found |= way
         return frozenset(found)
+
+    def _weights(self, nodes: Iterable[Any]) -> int:
+        return sum(self._kind(node) == "weights" for node in nodes)
 
     def _branch(self, total: Any) -> tuple[Any, frozenset[Any]] | None:
         """Of a sum the term that stays as it is, and the nodes that make the other of it."""
@@ -177,13 +186,13 @@ class Wiring:
         for one, other in (terms, terms[::-1]) if len(terms) == 2 else ():
             made = frozenset(_below([other], [one]))
             joined = any(under is one for node in made for under, _ in node.next_functions)
-            if joined and any(self._kind(node) == "weights" for node in made):
+            if joined and self._weights(made):
                 return one, made
         return None
 
     def weighty(self, one: Pass) -> int:
         """How many products with weights a call makes."""
-        return sum(self._kind(node) == "weights" for node in one.inside)
+        return self._weights(one.inside)
 
     def _named(self) -> Iterator[tuple[str, nn.Module]]:
         return ((one.path, one.module) for one in self.passes)

@@ -14,7 +14,7 @@ from torch import nn
 from gradiometer.errors import InputError
 from gradiometer.probe.outputs import tensors
 from gradiometer.remedies.recipe import Recipe, loss_of
-from gradiometer.trials.training import RandomStates, Training, autocast, endless
+from gradiometer.trials.training import Batches, RandomStates, Training, autocast, endless
 
 OTHER = 7919
 """Added to a seed for batches that no training sees; prime, so that nobody's own seeds are likely to be hit."""
@@ -53,7 +53,7 @@ def scored(recipe: Recipe) -> Recipe:
     def evaluate(model: nn.Module) -> float:
         device = next((p.device.type for p in model.parameters()), "cpu")
         batches: Iterator[Any] = endless(recipe, OTHER)
-        with autocast(recipe, device):
+        with autocast(recipe, device), torch.no_grad():
             losses = [float(loss_of(model, recipe.loss, next(batches))) for _ in range(BATCHES)]
         return -math.fsum(losses) / BATCHES
 
@@ -112,7 +112,7 @@ def _same_batches(recipe: Recipe) -> None:
             "batches(seed) returns the same iterator twice, so that the second training would begin where the first "
             "one stopped. Make it inside of the function, from the seed."
         )
-    first, second = (next(endless(recipe, 0)) for _ in range(2))
+    first, second = (next(Batches(recipe, 0)) for _ in range(2))
     alike = zip(tensors(first), tensors(second), strict=False)
     if not all(a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for (_, a), (_, b) in alike):
         raise InputError(

@@ -85,7 +85,9 @@ class Search:
         found = replace(first.facts, birth=birth(self.recipe))
         self.situation = found.situation(self.recipe)
         self.executor.tell(found)
-        if found.diagnosis.healthy:
+        if first.steps < self.recipe.steps and not first.failure:
+            self.reason = f"the time was up at step {first.steps} of the untreated training"
+        elif found.diagnosis.healthy:
             self.reason = "healthy: there is nothing to prescribe"
         elif found.diagnosis.healthy is None:
             self.reason = f"cannot say what ails it: {found.diagnosis.reason}"
@@ -207,7 +209,8 @@ class Search:
         failure = next((text for text in outcome.failures if text), "")
         if not failure and value(outcome) == -math.inf:
             failure = "its score is no number"
-        return self._trial(names, _arm(outcome, None), failure or f"stopped at step {outcome.steps}: others were ahead")
+        where = "at the end" if outcome.steps >= self.recipe.steps else f"at step {outcome.steps}"
+        return self._trial(names, _arm(outcome, None), failure or f"others were ahead {where}")
 
     def _trial(self, names: Names, arm: Arm, reason: str, gain: Interval | None = None) -> Trial:
         remedy = combined([self.remedies[name] for name in names])
@@ -241,13 +244,13 @@ WHERE: Mapping[Group, str] = {
 
 def _arm(first: Outcome, others: Outcome | None) -> Arm:
     """The trainings of all seeds, as far as all of them came."""
-    outcomes = [first] if others is None else [first, others]
+    outcomes = [first] if others is None or not others.steps else [first, others]
     return Arm(
         steps=min(outcome.steps for outcome in outcomes),
         losses=tuple(_level(losses) for outcome in outcomes for losses in outcome.losses),
         scores=tuple(math.nan if s is None else s for outcome in outcomes for s in outcome.scores),
         seconds=sum(outcome.seconds for outcome in outcomes),
-        failure=next((text for outcome in outcomes for text in outcome.failures if text), ""),
+        failure=next((outcome.failure for outcome in outcomes if outcome.failure), ""),
         diagnosis=first.facts.diagnosis if first.facts is not None else None,
         gradient=first.gradient,
     )

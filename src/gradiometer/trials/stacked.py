@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -135,9 +136,10 @@ class Stack:
         except Exception:
             return
         _taken(apart, 1, deadline)
-        rest = _taken(apart, STEPS, deadline)
+        with _hooks_noted() as hooks:
+            rest = _taken(apart, STEPS, deadline)
         self.gradient = apart[0].gradient
-        if monotonic() >= deadline or any(t.failure or t.steps < STEPS for t in apart):
+        if hooks or monotonic() >= deadline or any(t.failure or t.steps < STEPS for t in apart):
             return
         try:
             with warnings.catch_warnings():
@@ -156,6 +158,26 @@ class Stack:
             return
         together.begun.clear()
         self._together, self._apart = together, []
+
+
+@contextmanager
+def _hooks_noted() -> Iterator[list[str]]:
+    """Collects what is hooked to tensors meanwhile.
+
+    Inside ``vmap`` no tensor says that it requires a gradient, so that a model which asks first hooks none of them.
+    """
+    hooked: list[str] = []
+    plain = Tensor.register_hook
+
+    def register_hook(self: Tensor, hook: Any) -> Any:
+        hooked.append(repr(hook))
+        return plain(self, hook)
+
+    Tensor.register_hook = register_hook
+    try:
+        yield hooked
+    finally:
+        Tensor.register_hook = plain
 
 
 def _taken(trainings: Sequence[Training], until: int, deadline: float) -> float:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from gradiometer.probe.given import call, own_loss, parts
@@ -29,10 +30,10 @@ ELEMENTWISE = (
 """Optimizers that treat every element by itself, so that a stack of parameters is stepped as each of them would be."""
 
 FUSED = (optim.Adam, optim.AdamW)
-"""Those whose step over many parameters is one call on a processor as well: the same formula, a fraction of the time."""
+"""Those that can step all parameters in one call, on a processor as well: the same formula, a fraction of the time."""
 
 
-_functorch: Any = torch._C._functorch
+_functorch: Any = vars(torch._C)["_functorch"]
 """What ``vmap`` itself puts a dimension away with, and takes it out again."""
 
 
@@ -79,7 +80,7 @@ class Together:
         self._schedule = recipe.schedule(self._optimizer) if recipe.schedule is not None else None
         for module in self._model.modules():
             if type(module) is nn.Linear and "forward" not in vars(module):
-                module.forward = partial(_linear, module)
+                vars(module)["forward"] = partial(_linear, module)
         self._run = vmap(self._forward, randomness="error")  # random numbers: each seed would draw its own
 
     @property
@@ -90,7 +91,8 @@ class Together:
     def advance(self, until: int, deadline: float = math.inf) -> None:
         """Takes steps until there are ``until`` of them, all trainings have failed, or the deadline has passed."""
         began = perf_counter()
-        with RandomStates() as states, unheard():
+        # Fused attention has no form for several networks; its formula, written out, has.
+        with RandomStates() as states, unheard(), sdpa_kernel(SDPBackend.MATH):
             while self.steps < until and not all(self.failures) and monotonic() < deadline:
                 self._step()
         if states.moved:
@@ -259,13 +261,12 @@ def _linear(module: nn.Linear, x: Tensor) -> Tensor:
 
     ``vmap`` gets there by five operations, of which each costs as much as the product of a small layer.
     """
-    weight, bias = module.weight, module.bias
-    if bias is None or x.dim() < 2 or not all(map(_functorch.is_batchedtensor, (x, weight, bias))):
-        return F.linear(x, weight, bias)
-    level = _functorch.maybe_get_level(x)
-    x_SBI, w_SOI, b_SO = (_functorch._remove_batch_dim(one, level, 0, 0) for one in (x, weight, bias))
-    shape = x_SBI.shape
-    if len(shape) > 3:
-        x_SBI = x_SBI.flatten(1, -2)
-    y_SBO = torch.baddbmm(b_SO.unsqueeze(1), x_SBI, w_SOI.transpose(1, 2))
-    return _functorch._add_batch_dim(y_SBO.unflatten(1, shape[1:-1]) if len(shape) > 3 else y_SBO, 0, level)
+    given = x, module.weight, module.bias
+    levels = {_functorch.maybe_get_level(one) if one is not None else None for one in given}
+    if x.dim() < 2 or len(levels) > 1 or not all(map(_functorch.is_batchedtensor, given)):
+        return F.linear(*given)
+    level = levels.pop()
+    rows, weight, bias = (_functorch._remove_batch_dim(one, level, 0, 0) for one in given)
+    shape = rows.shape
+    made = torch.baddbmm(bias.unsqueeze(1), rows.flatten(1, -2), weight.transpose(1, 2))
+    return _functorch._add_batch_dim(made.unflatten(1, shape[1:-1]), 0, level)

@@ -104,7 +104,7 @@ class Training:
             loss = self._taken(batch)
         if self._schedule is not None:
             self._schedule.step()
-        return float(loss)
+        return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
 
     def _taken(self, batch: Any) -> Any:
         recipe = self.recipe

@@ -100,6 +100,11 @@ class Worker:
         self._recipes.pop(arm, None)
         self._drop([key for key in self._held if key[0] == arm])
 
+    def close(self) -> None:
+        """Lets go of everything."""
+        self._recipes.clear()
+        self._drop(list(self._held))
+
     def advance(self, job: Job, deadline: float = math.inf) -> Outcome:
         """Takes trainings on to where the job wants them, or as far as they come before `time.monotonic` says so."""
         try:

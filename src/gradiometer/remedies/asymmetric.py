@@ -1,0 +1,45 @@
+"""Randomized asymmetric weights against ReLU networks that are born dead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradiometer.remedies.base import UnusableError
+from gradiometer.remedies.draws import Draw
+from gradiometer.remedies.flow import flow
+from gradiometer.remedies.gains import gain
+from gradiometer.remedies.whole import Weight, normal, whole, zero_bias
+
+RECTIFIERS = frozenset(("relu", "relu6"))
+"""Activations that are zero, with a slope of zero, for half of what may come."""
+
+
+def asymmetric_(layer: nn.Module) -> None:
+    """One of each unit's weights and bias from Beta(2, 1), which is positive, the others from a normal distribution."""
+    weight, bias = layer.weight, layer.bias
+    rows = torch.randn(len(weight), weight[0].numel() + 1) * 0.6007 / weight[0].numel() ** 0.5
+    chosen = torch.randint(rows.shape[1], (len(rows), 1))
+    rows.scatter_(1, chosen, torch.rand(len(rows), 1).sqrt())  # the square root of a uniform number is Beta(2, 1)
+    weight.copy_(rows[:, :-1].view_as(weight))
+    bias.copy_(rows[:, -1])
+
+
+def scheme(weight: Weight) -> tuple[Draw, ...]:
+    """Asymmetric in front of ReLU, He's elsewhere."""
+    if weight.operation in RECTIFIERS and weight.bias and weight.regular and weight.parameter == "weight":
+        return (Draw(weight.path, "", asymmetric_),)
+    return (normal(weight, gain(weight.activation)), *zero_bias(weight))
+
+
+def plan(model: nn.Module, batch: Any) -> list[Draw]:
+    """The draws of a whole network.
+
+    Raises:
+        UnusableError: if there is no ReLU between its layers.
+    """
+    if not any(step.operation in RECTIFIERS for step in flow(model, batch).hidden()):
+        raise UnusableError("There is no ReLU between the layers of this network, so none of its units can be dead.")
+    return whole(model, batch, scheme)
