@@ -101,7 +101,7 @@ def averages_instead_of_weights(sick: bool) -> Recipe:
             net.append(layer).append(nn.Tanh())
         return net.append(nn.Linear(32, 1))
 
-    return learning(model, lambda p: SGD(p, 0.02), table(), 350, batch=32)
+    return learning(model, lambda p: SGD(p, 0.01), table(), 250, batch=32)
 
 
 @CASES.sick("rank_collapse", "frozen_parameters", "vanishing_gradient")

@@ -49,7 +49,7 @@ def sigmoid_before_cross_entropy(sick: bool) -> Recipe:
     """Each class score between zero and one: no probability can pass a quarter."""
 
     def model() -> nn.Module:
-        return nn.Sequential(*mlp(3, width=128), *([nn.Sigmoid()] if sick else []))
+        return nn.Sequential(*mlp(3), *([nn.Sigmoid()] if sick else []))
 
     return learning(model, lambda p: SGD(p, 0.05, momentum=0.5), digits(), 400)
 

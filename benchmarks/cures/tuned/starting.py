@@ -52,7 +52,7 @@ def depthwise_fan_out(sick: bool) -> Recipe:
                 x = F.relu(point(F.relu(depth(x))))
             return self.fc(x.flatten(1))
 
-    return learning(Separable, lambda p: SGD(p, 0.02), images(), 200, batch=32)
+    return learning(Separable, lambda p: SGD(p, 0.02), images(), 280, batch=32)
 
 
 @CASES.sick("bad_initialization", "exploding_gradient", "loss_spike", "nonfinite")

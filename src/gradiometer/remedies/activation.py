@@ -13,6 +13,7 @@ from torch import nn
 from gradiometer.remedies.anatomy import ACTIVATIONS
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import activation as cases
+from gradiometer.remedies.draws import named
 from gradiometer.remedies.flow import Flow, Step, flow
 from gradiometer.remedies.functional import Shallow, exchange, find
 
@@ -137,18 +138,16 @@ def code(situation: Situation, *, target: str) -> Code:
                 "        module.use_nested_tensor = False",
             ]
     for path in where.recurrent:
-        one = f"model.get_submodule({path!r})" if path else "model"
-        lines.append(f"{one}.nonlinearity = {target!r}")
+        lines.append(f'{named(path)}.nonlinearity = "{target}"')
         if isinstance(model.get_submodule(path), nn.RNN):
-            lines.append(f'{one}.mode = "RNN_{target.upper()}"')
+            lines.append(f'{named(path)}.mode = "RNN_{target.upper()}"')
     if where.calls:
         if where.lines:
             lines.append(f"# The same by hand: {', '.join(where.lines)} call {FUNCTIONS[target]} instead.")
         factory = make.removesuffix("()") if make.count("(") == 1 else f"lambda: {make}"
         for path, names, absent in where.calls:
-            one = f"model.get_submodule({path!r})" if path else "model"
             more = f", {_tuple(absent)}" if absent else ""
-            lines.append(f"exchange({one}, {_tuple(names)}, {factory}{more})")
+            lines.append(f"exchange({named(path)}, {_tuple(names)}, {factory}{more})")
     if not where.calls:
         return Code(model="\n".join(lines))
     imports = (

@@ -8,7 +8,8 @@ import torch
 class Around(torch.nn.Module):
     """A module around a network, which answers for what else is asked of the network."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network):
+        """What it stands around is ``network``."""
         super().__init__()
         self.network = network
 

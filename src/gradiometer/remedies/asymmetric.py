@@ -17,7 +17,7 @@ RECTIFIERS = frozenset(("relu", "relu6"))
 """Activations that are zero, with a slope of zero, for half of what may come."""
 
 
-def asymmetric_(layer: nn.Module) -> None:
+def asymmetric_(layer: Any) -> None:
     """One of each unit's weights and bias from Beta(2, 1), which is positive, the others from a normal distribution."""
     weight, bias = layer.weight, layer.bias
     rows = torch.randn(len(weight), weight[0].numel() + 1) * 0.6007 / weight[0].numel() ** 0.5
@@ -29,7 +29,8 @@ def asymmetric_(layer: nn.Module) -> None:
 
 def scheme(weight: Weight) -> tuple[Draw, ...]:
     """Asymmetric in front of ReLU, He's elsewhere."""
-    if weight.operation in RECTIFIERS and weight.bias and weight.regular and weight.parameter == "weight":
+    plain = weight.module is not None and weight.module._parameters.get("weight") is not None
+    if weight.operation in RECTIFIERS and weight.bias and weight.regular and plain:
         return (Draw(weight.path, "", asymmetric_),)
     return (normal(weight, gain(weight.activation)), *zero_bias(weight))
 

@@ -40,7 +40,7 @@ class Situation:
 
     ``model`` is the untreated network as it is made (never to be changed), ``batch`` the first batch, ``birth`` one
     measured pass of both, ``early`` and ``last`` the first and the newest reading of the untreated training,
-    ``losses`` those of its steps.
+    ``losses`` those of its steps; ``stands`` says that they do not fall, whatever the findings say of it.
     """
 
     recipe: Recipe
@@ -51,6 +51,7 @@ class Situation:
     early: Reading | None = None
     last: Reading | None = None
     losses: tuple[float, ...] = ()
+    stands: bool = False
 
     @cached_property
     def anatomy(self) -> Anatomy:

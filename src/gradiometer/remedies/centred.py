@@ -21,7 +21,7 @@ def centred(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     """Moves the biases of layers, in the order in which they are called, so that each unit has mean zero."""
     done = set()
 
-    def centre(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+    def centre(layer: Any, _: Any, output: Tensor) -> Tensor:
         unit = output.ndim - layer.weight.ndim + 1  # the dimension of the units: of linear layers it is the last
         mean = output.mean([d for d in range(output.ndim) if d != unit], keepdim=True)
         if layer in done or not mean.isfinite().all():

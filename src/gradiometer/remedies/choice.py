@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ PLANS: Mapping[str, str] = {
     "diverging_loss": """lower_rate, minimize, negate, clip_norm, adam, zero_grad, less_weight_decay, warm_up,
         reset_optimizer, lower_rate+clip_norm, constant_rate, batch_norm, he, standardize_inputs, standardize_targets,
         known_classes""",
-    "stalled_training": """raise_rate, adam, raise_clip, reset_optimizer, constant_rate, less_weight_decay, unfreeze,
+    "stalled_training": """raise_rate, pre_norm, adam, raise_clip, reset_optimizer, constant_rate, less_weight_decay, unfreeze,
         zero_grad, momentum, standardize_targets, standardize_inputs, he, batch_norm, mean_loss, raise_rate+momentum,
         cross_entropy, residual, break_symmetry""",
     "frozen_parameters": """unfreeze, hold_all, register_modules, reset_optimizer, zero_grad, he, leaky_relu, adam,
@@ -52,6 +53,13 @@ PLANS: Mapping[str, str] = {
     "clipping_bound": "raise_clip, raise_rate, adam, autoclip, zclip, clip_norm, standardize_targets",
 }
 """For each kind of finding the remedies and combinations of the literature, the most specific first."""
+
+ATTENTION = "pre_norm, warm_up, adam, adam+warm_up, deepnorm, qk_norm"
+"""What a network with attention is treated with first where its gradient or its steps are at fault: Xiong et al. (2020)
+on the place of the normalization and warm-up, Zhang et al. (2020) on SGD."""
+
+STEPS = frozenset(("stalled_training", "oscillating_loss", "diverging_loss"))
+"""Kinds whose cause shows in the steps."""
 
 GRADIENT = frozenset(("vanishing_gradient", "exploding_gradient", "rank_collapse", "bad_initialization"))
 """Kinds whose cause shows in the gradient of the first layer."""
@@ -81,14 +89,22 @@ def parsed(plan: str) -> list[Names]:
 
 
 def kinds(situation: Situation) -> list[str]:
-    """The kinds of the findings above ``info``, the first cause first."""
-    return list(dict.fromkeys(f.kind for f in situation.diagnosis if f.severity != "info"))
+    """The kinds of the findings above ``info``, the first cause first.
+
+    Where there is none and the loss stands all the same, what is only worth knowing may be the cause.
+    """
+    told = [f.kind for f in situation.diagnosis if f.severity != "info"]
+    if not told and situation.stands:
+        told = [*(f.kind for f in situation.diagnosis), "stalled_training"]
+    return list(dict.fromkeys(told))
 
 
 def plans(situation: Situation, remedies: Mapping[str, Remedy]) -> list[Names]:
     """The plans of all findings, those of the first cause first, each once."""
     found: list[Names] = []
     for kind in kinds(situation):
+        if kind in STEPS | GRADIENT and situation.anatomy.has("attention"):
+            found += parsed(ATTENTION)
         found += parsed(PLANS[kind])
     named = [(name,) for kind in kinds(situation) for name, remedy in remedies.items() if kind in remedy.treats]
     return list(dict.fromkeys([*found, *parsed(ANYWAY), *named]))
@@ -118,6 +134,22 @@ def candidates(
     return found, refused
 
 
+ALIKE = 2
+"""Candidates of the same groups that are tried in one round: more of one sort tell less than another sort does."""
+
+
+def varied(found: Iterable[Candidate], remedies: Mapping[str, Remedy], limit: int) -> list[Candidate]:
+    """The first few candidates, of which no more than `ALIKE` are of the same groups."""
+    kept: list[Candidate] = []
+    groups: Counter[frozenset[str]] = Counter()
+    for candidate in found:
+        sort = frozenset(remedies[name].group for name in candidate.names)
+        if sort == {"optimization"} or groups[sort] < ALIKE:  # steps can be wrong in many ways
+            groups[sort] += 1
+            kept.append(candidate)
+    return kept[:limit]
+
+
 def _distance(candidate: Candidate) -> float:
     decades = candidate.predicted
     return 1.0 if decades is None else round(abs(decades)) if math.isfinite(decades) else math.inf
@@ -133,7 +165,7 @@ def objection(remedy: Remedy, situation: Situation) -> str | None:
         return f"it failed with {type(error).__name__}: {error}"
 
 
-FURTHER = "adam, raise_rate, lower_rate, batch_norm, layer_norm, decay, clip_norm, he, standardize_inputs, residual"
+FURTHER = "adam, raise_rate, lower_rate, batch_norm, layer_norm, warm_up, decay, clip_norm, he, standardize_inputs"
 """What is added to the best of the first round, if it is not of the same group already."""
 
 ALONE = frozenset(("activation", "connection", "normalization", "initialization"))

@@ -30,7 +30,8 @@ MANY = 300
 class Cleaned(Around):
     """A network whose floating-point inputs are cut at a size, NaN becoming the usual value."""
 
-    def __init__(self, network, usual, largest) -> None:
+    def __init__(self, network, usual, largest):
+        """``usual`` stands in for NaN."""
         super().__init__(network)
         self.usual, self.largest = usual, largest
 
@@ -65,6 +66,11 @@ class _Dirt:
 
 
 def dirt(situation: Situation) -> _Dirt:
+    """What is wrong with the first batches.
+
+    Raises:
+        UnusableError: if nothing is.
+    """
     batches = first_batches(situation, min(MANY, max(situation.recipe.steps, 1)))
     inputs = _bounds([x for b in batches if (x := signal_of(inputs_of(b))) is not None])
     targets = _bounds([t for b in batches if (t := targets_of(b)) is not None and t.is_floating_point()])
@@ -91,16 +97,19 @@ def _bounds(values: list[Tensor]) -> tuple[float, float] | None:
 
 
 def clean(model: nn.Module, situation: Situation) -> nn.Module:
+    """The network, given clean inputs."""
     found = dirt(situation).inputs
     return model if found is None else Cleaned(model, *found)
 
 
 def clean_targets(recipe: Recipe, situation: Situation) -> Recipe:
+    """The recipe, with a loss of clean targets."""
     found = dirt(situation).targets
     return recipe if found is None else replace(recipe, loss=of_clean_targets(recipe.loss, found[1]))
 
 
 def clean_code(situation: Situation) -> Code:
+    """What a user would write for both."""
     found, classes, model, loss = dirt(situation), [], "", ""
     if found.inputs is not None:
         classes += [Around, Cleaned]

@@ -23,7 +23,7 @@ USUAL = 1.0
 class GradientHook:
     """Changes gradients just before an optimizer uses them, in any loop: ``Hook(...).attach(optimizer)``."""
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer):
         """From its next step on."""
         optimizer.register_step_pre_hook(self.before_step)
 
@@ -50,30 +50,36 @@ class GradientHook:
 class NormClipping(GradientHook):
     """Shortens the whole gradient to a largest norm."""
 
-    def __init__(self, max_norm: float) -> None:
+    def __init__(self, max_norm: float):
+        """``max_norm`` is that of all parameters together."""
         self.max_norm = max_norm
 
     def change(self, parameters):
+        """All of them."""
         torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
 
 class ValueClipping(GradientHook):
     """Cuts every element of the gradient at a largest value."""
 
-    def __init__(self, value: float) -> None:
+    def __init__(self, value: float):
+        """``value`` holds for either sign."""
         self.value = value
 
     def change(self, parameters):
+        """All of them."""
         torch.nn.utils.clip_grad_value_(parameters, self.value)
 
 
 class AdaptiveClipping(GradientHook):
     """Shortens the gradient of every unit to a share of the norm of its weights (AGC)."""
 
-    def __init__(self, share: float, least: float = 1e-3) -> None:
+    def __init__(self, share: float, least: float = 1e-3):
+        """Weights count as at least ``least``, so that those of zero can move."""
         self.share, self.least = share, least
 
     def change(self, parameters):
+        """Row by row, of a vector the whole."""
         for p in parameters:
             inputs = tuple(range(1, p.dim())) or None
             weight = torch.linalg.vector_norm(p.detach(), dim=inputs, keepdim=True).clamp(min=self.least)
@@ -84,11 +90,13 @@ class AdaptiveClipping(GradientHook):
 class PercentileClipping(GradientHook):
     """Shortens the gradient to a percentile of the norms of all steps so far (AutoClip)."""
 
-    def __init__(self, percentile: float) -> None:
+    def __init__(self, percentile: float):
+        """10 in the paper."""
         self.percentile = percentile
         self.norms = []
 
     def change(self, parameters):
+        """The norm of this step counts as well."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters]).cpu()
         if norm.isfinite():
             self.norms.append(norm)
@@ -100,11 +108,13 @@ class PercentileClipping(GradientHook):
 class ZClipping(GradientHook):
     """Shortens gradients whose norm is an outlier, counted in standard deviations from a moving mean (ZClip)."""
 
-    def __init__(self, threshold: float = 2.5, memory: float = 0.97, warm_up: int = 25) -> None:
+    def __init__(self, threshold: float = 2.5, memory: float = 0.97, warm_up: int = 25):
+        """The first ``warm_up`` norms make mean and variance, and are not clipped."""
         self.threshold, self.memory, self.warm_up = threshold, memory, warm_up
         self.first, self.mean, self.variance = [], 0.0, 0.0
 
     def change(self, parameters):
+        """What is clipped counts with the norm that is left of it."""
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
         if len(self.first) < self.warm_up:
             self.first.append(norm)
@@ -161,7 +171,7 @@ def _clips_lower(situation: Situation) -> str | None:
     return None
 
 
-# -- the clipping that there is -----------------------------------------------------------------------------------------
+# -- the clipping that there is ---------------------------------------------------------------------------------------
 
 
 def _left(situation: Situation) -> float:
@@ -219,11 +229,12 @@ REMEDIES: tuple[Remedy, ...] = (
         group="optimization",
         treats=(*_SPIKES, "attention_collapse"),
         changes_function=False,
-        source="Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks (2013), algorithm 1",
+        source="Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks (2013), "
+        "algorithm 1",
         code=lambda s: Code(step=f"torch.nn.utils.clip_grad_norm_(model.parameters(), {max_norm(s):g})"),
         recipe=_clip_norm,
         unusable=_clips_lower,
-        proofs=(Proof(cases.odd_batches, 0.8), Proof(cases.exploding_recurrence, 0.8)),
+        proofs=(Proof(cases.odd_batches, 0.8), Proof(cases.cold_start, 0.8)),
     ),
     Remedy(
         name="clip_value",
@@ -289,8 +300,7 @@ REMEDIES: tuple[Remedy, ...] = (
         group="optimization",
         treats=("clipping_bound", "stalled_training"),
         changes_function=False,
-        source="Pascanu, Mikolov and Bengio (2013), section 3.2: the threshold from the average norm, half to ten times "
-        "of it",
+        source="Pascanu, Mikolov and Bengio (2013), section 3.2: a threshold of half to ten times the average norm",
         code=_raise_clip_code,
         recipe=_raise_clip,
         unusable=objection(_left),

@@ -45,6 +45,11 @@ def pair_of(situation: Situation) -> tuple[Tensor, Tensor]:
 
 
 def all_targets(situation: Situation) -> Tensor:
+    """The targets of the first batches, in one row.
+
+    Raises:
+        UnusableError: if there are none.
+    """
     found = [t.reshape(-1) for batch in first_batches(situation) if (t := targets_of(batch)) is not None]
     if not found:
         raise UnusableError("the batches have no targets of their own")

@@ -16,7 +16,8 @@ class DeepNormLayer(nn.TransformerEncoderLayer):
 
     alpha = 1.0
 
-    def forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal=False):  # noqa: D102
+    def forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal=False):
+        """The block's output."""
         attended = self._sa_block(src, src_mask, src_key_padding_mask, is_causal=is_causal)
         x = self.norm1(self.alpha * src + attended)
         return self.norm2(self.alpha * x + self._ff_block(x))
@@ -67,8 +68,8 @@ def _plan(model: nn.Module, _: Situation) -> list[str]:
         raise UnusableError("the transformer's blocks are pre-norm, or of a class of their own.")
     if not post:
         raise UnusableError(
-            "it has no nn.TransformerEncoderLayer. In post-norm blocks written by hand write norm(alpha * x + f(x)) with "
-            "alpha = (2 N)^(1/4) for N blocks, and draw the branches' weights at (8 N)^(-1/4) of Xavier's."
+            "it has no nn.TransformerEncoderLayer. In post-norm blocks written by hand write norm(alpha * x + f(x)) "
+            "with alpha = (2 N)^(1/4) for N blocks, and draw the branches' weights at (8 N)^(-1/4) of Xavier's."
         )
     for path in post:
         layer: Any = model.get_submodule(path)
@@ -104,8 +105,15 @@ DEEPNORM = Remedy(
     name="deepnorm",
     title="DeepNorm's weighted stream in a post-norm transformer",
     group="connection",
-    treats=("vanishing_gradient", "exploding_gradient", "stalled_training", "diverging_loss", "loss_spike",
-            "oscillating_loss", "rank_collapse"),
+    treats=(
+        "vanishing_gradient",
+        "exploding_gradient",
+        "stalled_training",
+        "diverging_loss",
+        "loss_spike",
+        "oscillating_loss",
+        "rank_collapse",
+    ),
     changes_function=True,
     source="Wang et al., DeepNet: scaling transformers to 1,000 layers (2022), equation 1 and figure 2",
     code=_code,

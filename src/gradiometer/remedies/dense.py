@@ -10,7 +10,7 @@ from torch import nn
 
 from gradiometer.remedies.base import Code, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import connection as cases
-from gradiometer.remedies.placing import aliases, check, like, listed, objection, put
+from gradiometer.remedies.placing import aliases, check, like, listed, moved, objection, put
 from gradiometer.remedies.residual import KINDS, Unit, units
 
 FEWEST = 3
@@ -20,20 +20,22 @@ FEWEST = 3
 class Dense(nn.Module):
     """Layers in a row; each gets all that came before, side by side, brought back to the width by a linear layer."""
 
-    def __init__(self, layers, width, dimensions):  # noqa: D107
+    def __init__(self, layers, width, dimensions):
+        """``dimensions`` of the images, none for rows; the mixing layers keep the variance."""
         super().__init__()
         kind = [nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d][dimensions]
         kernel = (1,) if dimensions else ()
         self.layers = nn.ModuleList(layers)
         self.mixes = nn.ModuleList(kind(i * width, width, *kernel) for i in range(2, len(layers) + 2))
         self.dim = 1 if dimensions else -1
-        for mix in self.mixes:
-            nn.init.normal_(mix.weight, std=mix.weight.shape[1] ** -0.5)
-            nn.init.zeros_(mix.bias)
+        for i, mix in enumerate(self.mixes, 2):
+            nn.init.normal_(mix.weight, std=(i * width) ** -0.5)  # type: ignore[arg-type]
+            nn.init.zeros_(mix.bias)  # type: ignore[arg-type]
 
-    def forward(self, x):  # noqa: D102
+    def forward(self, x):
+        """What the last mixing layer makes of everything."""
         seen = [x]
-        for layer, mix in zip(self.layers, self.mixes):
+        for layer, mix in zip(self.layers, self.mixes, strict=True):
             seen.append(layer(x))
             x = mix(torch.cat(seen, self.dim))
         return x
@@ -109,6 +111,7 @@ def _code(situation: Situation) -> Code:
         everything = [path for unit in row.units for path in unit.paths]
         paths += everything
         size = len(row.units[0].paths)
+        there = moved(situation.model.get_submodule(everything[0]))
         if any(len(unit.paths) != size for unit in row.units):
             inner = ", ".join("(" + ", ".join(f'"{p}"' for p in unit.paths) + ",)" for unit in row.units)
             lines.append(f"rows = [{inner}]")
@@ -120,7 +123,7 @@ def _code(situation: Situation) -> Code:
             "for row in rows:",
             "    for path in row:",
             "        model.set_submodule(path, nn.Identity())",
-            f"model.set_submodule(rows[0][0], Dense(layers, {row.width}, {row.dimensions}))",
+            f"model.set_submodule(rows[0][0], Dense(layers, {row.width}, {row.dimensions}){there})",
         ]
     return Code(classes=(Dense,), model="\n".join(lines) + aliases(situation.model, paths))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,9 +16,10 @@ Through = Literal["", "copy", "assign"]
 class Draw:
     """One call of a function of ``torch.nn.init``, or of one of our own, on a parameter or a part of it.
 
-    ``path`` is that of the module, ``parameter`` the attribute, or nothing if the function takes the module. ``times`` scales what was drawn. A part is one of
-    ``chunks`` along the first dimension, each of which is drawn by itself, or ``rows``. ``through`` says that the
-    values are drawn elsewhere and copied in (half precision) or assigned (a parametrization).
+    ``path`` is that of the module, ``parameter`` the attribute, or nothing if the function takes the module. ``times``
+    scales what was drawn. A part is one of ``chunks`` along the first dimension, each of which is drawn by itself, or
+    ``rows``. ``through`` says that the values are drawn elsewhere and copied in (half precision) or assigned (a
+    parametrization).
     """
 
     path: str
@@ -69,12 +70,12 @@ def _carry_out(module: nn.Module, draw: Draw) -> None:
         setattr(module, draw.parameter, p)
 
 
-def written(draws: Iterable[Draw], layers: Mapping[str, str] | None = None) -> str:
-    """The statements, under ``torch.no_grad()``; ``layers`` may give other words for modules, by their paths."""
+def written(draws: Iterable[Draw]) -> str:
+    """The statements, under ``torch.no_grad()``."""
     lines = ["with torch.no_grad():"]
     for group in ordered(draws):
         if len(group) == 1:
-            lines += [f"    {line}" for line in _statements(_layer(group[0].path, layers), group[0])]
+            lines += [f"    {line}" for line in _statements(named(group[0].path), group[0])]
             continue
         paths = ", ".join(f'"{draw.path}"' for draw in group)
         lines.append(f"    for path in ({paths}):")
@@ -85,9 +86,8 @@ def written(draws: Iterable[Draw], layers: Mapping[str, str] | None = None) -> s
     return "\n".join(lines)
 
 
-def _layer(path: str, layers: Mapping[str, str] | None) -> str:
-    if layers and path in layers:
-        return layers[path]
+def named(path: str) -> str:
+    """How a user writes the module at a path."""
     if not path:
         return "model"
     if all(part.isidentifier() for part in path.split(".")):

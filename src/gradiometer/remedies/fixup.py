@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -33,9 +33,15 @@ def _plan(model: nn.Module, situation: Situation) -> _Plan:
     normed = {one.path for one in wiring.passes if one.role == "normalization"}
     if any(path == p or path.startswith(f"{p}.") for unit in found for p in unit.paths for path in normed):
         raise UnusableError("a normalization stands in the branches, which Fixup is to do without: use residual.")
+    inside = [path for unit in found for path in _inside(unit, layers)]
+    computed = [path for path in inside if "weight" not in model.get_submodule(path)._parameters]
+    if computed:
+        raise UnusableError(f"the weight of {computed[0]} is computed from others (a parametrization), and cannot be set.")
     drawn: dict[str, float] = {}
     zero: list[str] = []
     for unit in found:
+        if not _inside(unit, layers):
+            raise UnusableError(f"the weights of {unit.paths[0]} are parameters of its own, and no layers to draw anew.")
         *others, last = _inside(unit, layers)
         zero.append(last)
         m = len(others) + 1
@@ -49,7 +55,7 @@ def _inside(unit: Unit, layers: dict[str, Pass]) -> list[str]:
 
 def _treat(model: nn.Module, situation: Situation) -> nn.Module:
     plan = _plan(model, situation)
-    layers = [(model.get_submodule(path), factor) for path, factor in plan.drawn.items()]
+    layers: list[tuple[Any, float]] = [(model.get_submodule(path), factor) for path, factor in plan.drawn.items()]
     last = [model.get_submodule(path) for path in plan.zero]
     model = wrap(model, situation, plan.units, lambda *modules: ScaledResidual(1.0, *modules))
     with torch.no_grad():
@@ -68,14 +74,14 @@ def _check_learns(model: nn.Module, situation: Situation, last: list[nn.Module])
     """Raises if no gradient comes to the weights of zero."""
     batch = situation.batch
     with traceless(model), torch.enable_grad():
-        weights = [layer.weight.requires_grad_(True) for layer in last]  # type: ignore[operator]
+        weights = [p.requires_grad_(True) for layer in last for p in layer.parameters(recurse=False)]
         output = call_model(model, batch[0] if isinstance(batch, (tuple, list)) else batch)
         total = sum(x.square().sum() for _, x in tensors(output) if x.is_floating_point() and x.requires_grad)
         found = torch.autograd.grad(total, weights, allow_unused=True) if isinstance(total, torch.Tensor) else ()
         if not any(g is not None and g.abs().sum() > 0 for g in found):
             raise UnusableError(
-                "behind the last weights of a branch stands an activation that passes no gradient on at zero, so weights "
-                "of zero would stay zero. Move it before the branch: x + f(relu(x))."
+                "behind the last weights of a branch stands an activation that passes no gradient on at zero, so "
+                "weights of zero would stay zero. Move it before the branch: x + f(relu(x))."
             )
 
 
@@ -86,7 +92,7 @@ def _code(situation: Situation) -> Code:
         for factor in dict.fromkeys(plan.drawn.values()):
             lines.append(f"for path in {listed([path for path, f in plan.drawn.items() if f == factor])}:")
             lines.append("    layer = model.get_submodule(path)")
-            lines.append('    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu").data.mul_(%s)' % factor)
+            lines.append(f'    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu").data.mul_({factor})')
             lines.append("    if layer.bias is not None:")
             lines.append("        nn.init.zeros_(layer.bias)")
     lines.append(f"for path in {listed(plan.zero)}:")
@@ -102,8 +108,8 @@ FIXUP = Remedy(
     group="connection",
     treats=KINDS,
     changes_function=True,
-    source="Zhang, Dauphin and Ma, Fixup initialization: residual learning without normalization (2019), section 3, "
-    "rules 1 to 3: the last layer of each of the L branches zero, the others He's times L^(-1/(2m-2)), a learned factor",
+    source="Zhang, Dauphin and Ma, Fixup initialization: residual learning without normalization (2019), section 3: "
+    "the last layer of each of the L branches zero, the others He's times L^(-1/(2m-2)), a learned factor",
     code=_code,
     model=_treat,
     unusable=objection(lambda model, situation: _treat(copy.deepcopy(model), situation)),

@@ -21,9 +21,12 @@ _MULTIPLY = frozenset("mul mul_ multiply multiply_ imul __mul__ __rmul__ __imul_
 _ADD = frozenset("add add_ iadd __add__ __radd__ __iadd__ sub sub_ isub __sub__ __rsub__ rsub".split())
 _PRODUCT = frozenset("matmul mm bmm __matmul__ __rmatmul__ addmm baddbmm einsum mv addmv dot".split())
 _LAYERS = frozenset(
-    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear".split()
-    + ["multi_head_attention_forward", "rnn_tanh_cell", "rnn_relu_cell", "lstm_cell", "gru_cell"]
+    """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear
+    multi_head_attention_forward rnn_tanh_cell rnn_relu_cell lstm_cell gru_cell""".split()
 )
+_FACTORS = frozenset(("sigmoid", "hardsigmoid", "softplus"))
+"""Activations that are positive, as factors are meant to be."""
+
 _SET = frozenset(("__setitem__", "copy_", "index_copy_", "masked_fill_"))
 
 _WEIGHTY: tuple[Role, ...] = ("weights", "recurrent", "attention")
@@ -36,7 +39,8 @@ class Step:
     ``module`` is the leaf, ``None`` of a function; ``caller`` is the path of the module in whose ``forward`` it was
     called, ``line`` where. ``fans`` are those of a ``parameter`` that was used as weights without a module.
     ``behind`` are the steps whose outputs it reads, with nothing but arithmetic and reshaping between, ``uses`` what
-    its own output went into first. ``reached`` says that it went on into further weights.
+    its own output went into first. ``follows`` says that some weights lie before it, ``reached`` that it went on into
+    further ones, ``again`` that its input was made with the same weights: a recurrence.
     """
 
     operation: str
@@ -49,7 +53,14 @@ class Step:
     fans: tuple[int, int] = (0, 0)
     behind: tuple[Step, ...] = ()
     uses: set[str] = field(default_factory=set)
+    follows: bool = False
     reached: bool = False
+    again: bool = False
+
+    @property
+    def weights(self) -> Any:
+        """What tells its weights from others."""
+        return id(self.module) if self.module is not None else self.parameter
 
     @property
     def gates(self) -> bool:
@@ -74,7 +85,7 @@ class Flow:
         return [
             step
             for step in self.steps
-            if step.role == "activation" and step.reached and step.place not in gates and _follows_weights(step)
+            if step.role == "activation" and step.follows and step.reached and step.place not in gates
         ]
 
     def activation_of(self, module: nn.Module | None, parameter: str = "") -> Step | None:
@@ -101,18 +112,6 @@ class Flow:
 
 def _is(step: Step, module: nn.Module | None, parameter: str) -> bool:
     return step.parameter == parameter if module is None else step.module is module
-
-
-def _follows_weights(step: Step) -> bool:
-    queue, seen = list(step.behind), set()
-    while queue:
-        source = queue.pop()
-        if source.role in (*_WEIGHTY, "embedding"):
-            return True
-        if id(source) not in seen:
-            seen.add(id(source))
-            queue += source.behind
-    return False
 
 
 def flow(model: nn.Module, batch: Any) -> Flow:
@@ -149,10 +148,23 @@ def flow(model: nn.Module, batch: Any) -> Flow:
 
 @dataclass(frozen=True)
 class _Signal:
-    """What a tensor is made of: the steps it came from with arithmetic only, and all those since the last weights."""
+    """What a tensor is made of: the steps it came from with arithmetic only, all those since the last weights, and all
+    the weights before."""
 
     near: frozenset[Step] = frozenset()
     far: frozenset[Step] = frozenset()
+    past: frozenset[Any] = frozenset()
+
+
+def _union(signals: Iterable[_Signal]) -> _Signal:
+    signals = list(signals)
+    if len(signals) == 1:
+        return signals[0]
+    return _Signal(
+        frozenset(step for signal in signals for step in signal.near),
+        frozenset(step for signal in signals for step in signal.far),
+        frozenset(weights for signal in signals for weights in signal.past),
+    )
 
 
 class _Recorder(TorchFunctionMode):
@@ -241,45 +253,48 @@ class _Recorder(TorchFunctionMode):
 
     def _pass(self, name: str, signals: list[Tensor], given: Any, output: Any) -> None:
         """A function that is no step: arithmetic, reshaping, pooling, a normalization."""
-        known = [self._signals[id(x)][1] for x in signals]
-        use = ""
+        if not signals:
+            return
+        made = _union(self._signals[id(x)][1] for x in signals)
+        near = made.near
         if name in _PRODUCT and len(signals) > 1:
-            use = "product"
+            near = _used(near, "product")
         elif name in _MULTIPLY and len([x for x in signals if x.numel() > 1]) > 1:
-            use = "multiply"
+            near = _used(near, "multiply")
+        elif name in _MULTIPLY and len([x for x in _all_tensors(given) if self._parameter(x) is None]) > 1:
+            # By what the network did not compute: noise that is scaled, a state of zeros behind its gate; or a mask,
+            # which leaves an activation what it is.
+            factors = frozenset(step for step in near if step.operation in _FACTORS)
+            _used(factors, "multiply")
+            near -= factors
         elif name in _ADD and len(signals) > 1:
-            use = "add"
-        near = frozenset(step for signal in known for step in signal.near)
-        far = frozenset(step for signal in known for step in signal.far)
-        if use:
-            for step in near:
-                step.uses.add(use)
-        if use in ("product", "multiply"):
-            near = frozenset()
-        if signals:
-            self._keep(output, _Signal(near, far))
-            if name in _SET:
-                self._keep(given[0][0], _Signal(near, far))
+            _used(near, "add")
+        signal = _Signal(near, made.far, made.past)
+        self._keep(output, signal)
+        if name in _SET:
+            self._keep(given[0][0], signal)
 
     def _step(self, step: Step, given: Any, output: Any) -> None:
-        known = [self._signals[id(x)][1] for x in _all_tensors(given) if id(x) in self._signals]
-        near = frozenset(one for signal in known for one in signal.near)
-        far = frozenset(one for signal in known for one in signal.far)
-        step.behind = tuple(near)
+        made = _union(self._signals[id(x)][1] for x in _all_tensors(given) if id(x) in self._signals)
+        step.behind = tuple(made.near)
+        step.follows = any(one.follows or one.role in (*_WEIGHTY, "embedding") for one in made.far)
+        near, far, past = made.near, made.far, made.past
         if step.role == "activation":
-            for one in near:
-                one.uses.add("activation")
+            _used(near, "activation")
             near, far = frozenset((step,)), far | {step}
         elif step.role in _WEIGHTY:
-            for one in near:
-                one.uses.add("weights")
+            _used(near, "weights")
             for one in far:
                 one.reached = True
+            step.again = step.weights in past
             near = far = frozenset((step,))
+            past |= {step.weights}
         elif step.role == "embedding":
             near = far = frozenset((step,))
+        elif step.role == "normalization":
+            near |= {step}
         self.steps.append(step)
-        self._keep(output, _Signal(near, far))
+        self._keep(output, _Signal(near, far, past))
 
     def _keep(self, value: Any, signal: _Signal) -> None:
         for x in _all_tensors(value):
@@ -291,6 +306,13 @@ class _Recorder(TorchFunctionMode):
             return None
         found = self._parameters.get(x.untyped_storage().data_ptr())
         return found[0] if found is not None and x.numel() == found[1].numel() and x.numel() else None
+
+
+def _used(steps: frozenset[Step], use: str) -> frozenset[Step]:
+    """Notes what became of some outputs; nothing is left of those that were multiplied."""
+    for step in steps:
+        step.uses.add(use)
+    return frozenset()
 
 
 def activation_named(name: str, args: Any) -> str:

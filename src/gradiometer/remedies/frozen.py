@@ -15,7 +15,7 @@ from gradiometer.remedies.cases import optimization as cases
 from gradiometer.remedies.known import findings, objection
 from gradiometer.remedies.recipe import Recipe
 
-# -- switched off ---------------------------------------------------------------------------------------------------------
+# -- switched off -----------------------------------------------------------------------------------------------------
 
 
 def frozen(model: nn.Module, situation: Situation) -> list[str]:
@@ -46,7 +46,7 @@ def _unfreeze_code(situation: Situation) -> Code:
     return Code(model=f"for name in ({said}\n):\n    model.get_parameter(name).requires_grad_(True)")
 
 
-# -- in plain lists, dictionaries and attributes ------------------------------------------------------------------------
+# -- in plain lists, dictionaries and attributes ----------------------------------------------------------------------
 
 
 def register(model: torch.nn.Module) -> list[str]:
@@ -77,7 +77,9 @@ def register(model: torch.nn.Module) -> list[str]:
 
 def _nested(value):
     """The modules and trainable tensors in a value."""
-    if isinstance(value, torch.nn.Module) or (isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf):
+    if isinstance(value, torch.nn.Module) or (
+        isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf
+    ):
         return [value]
     if isinstance(value, dict):
         value = list(value.values())
@@ -103,7 +105,9 @@ def _register(model: nn.Module, _: Situation) -> nn.Module:
     return model
 
 
-_NOTHING_HIDDEN = "no module and no weight lies in a plain list, dictionary or attribute: model.parameters() has them all"
+_NOTHING_HIDDEN = (
+    "no module and no weight lies in a plain list, dictionary or attribute: model.parameters() has them all"
+)
 
 
 def _hidden(situation: Situation) -> list[Any]:
@@ -122,7 +126,7 @@ def _hidden(situation: Situation) -> list[Any]:
     return found
 
 
-# -- held by no optimizer -----------------------------------------------------------------------------------------------
+# -- held by no optimizer ---------------------------------------------------------------------------------------------
 
 
 def _left_out(parameters: Iterable[Tensor], optimizer: Optimizer) -> list[Tensor]:
@@ -156,13 +160,13 @@ missing = [p for p in model.parameters() if p.requires_grad and id(p) not in hel
 optimizer.add_param_group({"params": missing})"""
 
 
-# -- never set to zero ----------------------------------------------------------------------------------------------------
+# -- never set to zero ------------------------------------------------------------------------------------------------
 
 
 class ZeroAfterStep:
     """Sets the gradients to zero after every step, in any loop."""
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer):
         """From its next step on."""
         optimizer.register_step_post_hook(lambda optimizer, args, kwargs: optimizer.zero_grad())  # noqa: ARG005
 
@@ -190,7 +194,9 @@ REMEDIES: tuple[Remedy, ...] = (
         treats=("frozen_parameters",),
         changes_function=False,
         source="the documentation of torch.nn.ModuleList",
-        code=lambda _: Code(imports=("import torch",), classes=(register, _nested, _container), model="register(model)"),
+        code=lambda _: Code(
+            imports=("import torch",), classes=(register, _nested, _container), model="register(model)"
+        ),
         model=_register,
         unusable=objection(_hidden),
         proofs=(Proof(cases.layers_in_a_list, 0.8), Proof(cases.layers_in_a_dictionary, 0.8)),

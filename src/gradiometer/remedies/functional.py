@@ -20,7 +20,7 @@ from gradiometer.remedies.flow import Flow, Step, activation_named
 class Shallow(fx.Tracer):
     """Traces the ``forward`` of one module; the modules that it calls stay calls."""
 
-    def is_leaf_module(self, *_: Any) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - torch names them so
         """Every module is."""
         return True
 
@@ -65,25 +65,27 @@ def find(
         args, kwargs = _first_call(model, module, batch)
         try:
             absent = _absent(module, args, kwargs)
-            nodes = [_activations(module, mode, absent) for mode in (True, False)]
-            same = [node.name for node, _ in nodes[0]] == [node.name for node, _ in nodes[1]]
-            repeats = len(steps) / len(nodes[0])
-            if not same or not repeats.is_integer() or [s.operation for s in steps] != [
-                operation for _, operation in nodes[0]
-            ] * int(repeats):
-                raise _untraceable(module, path, wanted, "it calls them otherwise when it is traced")
-            if not _agrees(module, args, kwargs, absent):
-                raise _untraceable(module, path, wanted, "it computes something else when it is traced")
-        except UnusableError:
-            raise
+            names = _names(module, absent, [step.operation for step in steps])
+            same = bool(names) and _agrees(module, args, kwargs, absent)
         except Exception as error:  # whatever a user's forward raises when it is given proxies
             raise _untraceable(module, path, wanted, str(error).strip().partition("\n")[0]) from error
+    if not same:
+        raise _untraceable(module, path, wanted, "traced, it calls other activations or gives something else")
     meant = set(map(id, wanted))
-    count = len(nodes[0])
-    names = [node.name for i, (node, _) in enumerate(nodes[0]) if all(id(s) in meant for s in steps[i::count])]
-    if not names:
-        raise _untraceable(module, path, wanted, "one call of them is hidden in one place and not in another")
-    return tuple(names), absent
+    chosen = [name for i, name in enumerate(names) if all(id(step) in meant for step in steps[i :: len(names)])]
+    if not chosen:
+        raise _untraceable(module, path, wanted, "each of them is an output's or a gate's as well")
+    return tuple(chosen), absent
+
+
+def _names(module: nn.Module, absent: Sequence[str], operations: Sequence[str]) -> list[str]:
+    """Names of the activation calls in the traced ``forward``; none unless they are those that were seen, in order,
+    once or several times over, and the same in training and in evaluation."""
+    found, other = (_activations(module, mode, absent) for mode in (True, False))
+    names = [node.name for node, _ in found]
+    if not names or names != [node.name for node, _ in other] or len(operations) % len(names):
+        return []
+    return names if [name for _, name in found] * (len(operations) // len(names)) == list(operations) else []
 
 
 def _activations(module: nn.Module, training: bool, absent: Sequence[str]) -> list[tuple[fx.Node, str]]:

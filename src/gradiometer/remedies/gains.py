@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def plain(activation: nn.Module | str) -> nn.Module:
         return nn.LeakyReLU(float(activation.weight.detach().double().mean()))
     own = copy.deepcopy(activation).cpu().double()
     if hasattr(own, "inplace"):
-        own.inplace = False
+        own.inplace = False  # type: ignore[assignment]
     return own
 
 
@@ -160,6 +161,6 @@ def critical(activation: nn.Module | str, sigma_b: float = SIGMA_B) -> tuple[flo
         return 1 / math.sqrt(moments(module)[1]), 0.0
     for low, high, a, b in zip(grid, grid[1:], at, at[1:], strict=False):
         if (a - wanted) * (b - wanted) <= 0:
-            log_q = float(brentq(lambda x: bias_variance(x) - wanted, low, high, xtol=1e-10))
+            log_q: Any = brentq(lambda x: bias_variance(x) - wanted, low, high, xtol=1e-10)
             return 1 / math.sqrt(moments(module, math.exp(log_q))[1]), sigma_b
     return None

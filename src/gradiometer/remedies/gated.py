@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,14 +12,15 @@ from torch.nn.utils.rnn import PackedSequence
 
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import connection as cases
-from gradiometer.remedies.placing import aliases, like, objection, put, run
+from gradiometer.remedies.placing import aliases, like, moved, objection, put, run
 from gradiometer.remedies.wiring import Wiring
 
 
 class QuietLSTM(nn.LSTM):
     """An LSTM that is called as an ``nn.RNN`` is: its cells begin empty and stay inside."""
 
-    def forward(self, input, hx=None):  # noqa: D102
+    def forward(self, input, hx=None):
+        """Outputs and the last hidden state."""
         state = None if hx is None else (hx, torch.zeros_like(hx))
         output, (hidden, _) = super().forward(input, state)
         return output, hidden
@@ -28,12 +29,13 @@ class QuietLSTM(nn.LSTM):
 class QuietLSTMCell(nn.LSTMCell):
     """An LSTM cell that is called as an ``nn.RNNCell`` is: the hidden state carries that of the cell along."""
 
-    def forward(self, input, hx=None):  # noqa: D102
+    def forward(self, input: torch.Tensor, hx: torch.Tensor | None = None):  # type: ignore[override]
+        """The next hidden state."""
         if hx is None:
             hx = input.new_zeros(*input.shape[:-1], self.hidden_size)
-        cell = getattr(hx, "cell", None)
-        hidden, cell = super().forward(input, (hx, torch.zeros_like(hx) if cell is None else cell))
-        hidden.cell = cell
+        cell = getattr(hx, "cell", torch.zeros_like(hx))
+        hidden, cell = super().forward(input, (hx, cell))
+        hidden.cell = cell  # type: ignore[attr-defined]
         return hidden
 
 
@@ -43,7 +45,9 @@ def remember(recurrent, steps):
     lstm = isinstance(recurrent, (nn.LSTM, nn.LSTMCell))
     for name, bias in recurrent.named_parameters():
         if name.startswith("bias_"):
-            kept = torch.empty(size).uniform_(1, max(steps - 1, 2)).log() if name.startswith("bias_ih") else torch.zeros(size)
+            kept = torch.zeros(size)
+            if name.startswith("bias_ih"):
+                kept = torch.empty(size).uniform_(1, max(steps - 1, 2)).log()
             with torch.no_grad():
                 bias[size : 2 * size] = kept
                 if lstm:
@@ -99,19 +103,19 @@ def _steps(model: nn.Module, situation: Situation) -> dict[int, int]:
     return steps
 
 
-def _plan(model: nn.Module, situation: Situation) -> dict[str, nn.Module]:
-    found = {path: module for path, module in model.named_modules() if isinstance(module, (nn.RNN, nn.RNNCell))}
+def _plan(model: nn.Module, situation: Situation) -> Mapping[str, nn.Module]:
+    found = {path: m for path, m in model.named_modules() if isinstance(m, (nn.RNN, nn.RNNCell))}
     if not found:
         wiring = Wiring(model, situation.batch)
         looped = next((one.path for one in wiring.layers() if wiring.calls(one.module) > 1), None)
         if any(isinstance(m, (nn.RNNBase, nn.RNNCellBase)) for m in model.modules()):
-            raise UnusableError("its recurrent layers are gated already.")
+            raise UnusableError("its recurrent layers are gated already, or of a kind of their own.")
         if looped is not None:
             raise UnusableError(
-                f"{looped} is called once a time step: what is written by hand around it cannot be replaced from outside. "
-                "Use nn.GRU or nn.GRUCell in its place."
+                f"{looped} is called once a time step: what is written by hand around it cannot be replaced from "
+                "outside. Use nn.GRU or nn.GRUCell in its place."
             )
-        raise UnusableError("it has no recurrent layer.")
+        raise UnusableError("it has no nn.RNN and no nn.RNNCell, nor a layer that is called once a time step.")
     return found
 
 
@@ -138,8 +142,8 @@ def _keeps_cells(model: nn.Module, situation: Situation) -> None:
             handle.remove()
     if lost:
         raise UnusableError(
-            f"the hidden state that {lost[0]} returns is changed before it comes back (masked, sliced, detached), so the "
-            "state of an LSTM's cell cannot travel with it. rnn_to_gru needs none; or carry both states in the loop."
+            f"the hidden state that {lost[0]} returns is changed before it comes back (masked, sliced, detached), so "
+            "the state of an LSTM's cell cannot travel with it. rnn_to_gru needs none; or carry both in the loop."
         )
 
 
@@ -160,7 +164,7 @@ def _row(name: str, title: str, source: str, kind: Callable[..., Any], proofs: t
         for path, module in found.items():
             text = kind(module)[0]
             own |= {one for one in (QuietLSTM, QuietLSTMCell) if text.startswith(f"{one.__name__}(")}
-            text = f"remember({text}, {steps.get(id(module), 1)})"
+            text = f"remember({text}, {steps.get(id(module), 1)})" + moved(module)
             lines.append(f'model.set_submodule("{path}", {text})' if path else f"model = {text}")
         classes = (*sorted(own, key=lambda one: one.__name__), remember)
         return Code(classes=classes, model="\n".join(lines) + aliases(situation.model, found))

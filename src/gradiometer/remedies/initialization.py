@@ -130,7 +130,7 @@ def _row(
 REMEDIES: tuple[Remedy, ...] = (
     _row(
         "he",
-        "He's initialization, with the gain of the activation behind each layer",
+        "He initialization",
         _by(he),
         "He et al., Delving deep into rectifiers (2015), equation 10",
         (cases.small_relu, 0.7),
@@ -138,7 +138,7 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "xavier",
-        "Glorot's initialization",
+        "Xavier initialization",
         _by(xavier),
         "Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010), "
         "equation 16",
@@ -147,14 +147,14 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "lecun",
-        "LeCun's initialization",
+        "LeCun initialization",
         _by(lecun),
         "LeCun et al., Efficient BackProp (1998), equation 16; Klambauer et al. (2017) for SELU",
         (cases.loud_selu, 0.7),
     ),
     _row(
         "orthogonal",
-        "orthogonal weights, with the gain of the activation behind each layer",
+        "orthogonal initialization",
         _by(orthogonal),
         "Saxe, McClelland and Ganguli, Exact solutions to the nonlinear dynamics of learning in deep linear neural "
         "networks (2014), section 3",
@@ -163,14 +163,14 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "delta_orthogonal",
-        "convolutions that begin as an orthogonal matrix at the middle of the kernel",
+        "delta-orthogonal convolutions",
         delta_orthogonal.plan,
         "Xiao et al., Dynamical isometry and a mean field theory of CNNs (2018), section 2.4, algorithm 1",
         (cases.faint_convolutions, 0.7),
     ),
     _row(
         "lsuv",
-        "layers scaled on the first batch so that their outputs have variance one",
+        "layer-sequential unit variance (LSUV)",
         None,
         "Mishkin and Matas, All you need is a good init (2016), algorithm 1",
         (cases.uneven_scales, 0.7),
@@ -178,14 +178,14 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "critical",
-        "weights and biases drawn at the edge of chaos",
+        "initialization at the edge of chaos",
         critical.plan,
         "Schoenholz et al., Deep information propagation (2017), equations 3 and 5; Poole et al. (2016)",
         (cases.ordered_tanh, 0.7),
     ),
     _row(
         "bias",
-        "biases that begin at zero",
+        "zero biases",
         biases.plan,
         "He et al., Delving deep into rectifiers (2015), section 2.2",
         (cases.low_biases, 0.7),
@@ -193,7 +193,7 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "centred_bias",
-        "biases that centre each unit on the first batch",
+        "biases that centre each unit",
         None,
         "Salimans and Kingma, Weight normalization (2016), equation 5, the biases alone; Krähenbühl et al., "
         "Data-dependent initializations of convolutional neural networks (2016), section 3",
@@ -203,7 +203,7 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "forget_bias",
-        "biases of one in the gates that carry the state on",
+        "forget-gate biases of one",
         cells.forget_plan,
         "Gers, Schmidhuber and Cummins, Learning to forget (2000); Jozefowicz, Zaremba and Sutskever, An empirical "
         "exploration of recurrent network architectures (2015), section 2",
@@ -212,7 +212,7 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "irnn",
-        "recurrent weights that begin as the identity, behind ReLU",
+        "identity recurrence with ReLU (IRNN)",
         None,
         "Le, Jaitly and Hinton, A simple way to initialize recurrent networks of rectified linear units (2015), "
         "section 2",
@@ -223,7 +223,7 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "asymmetric",
-        "randomized asymmetric weights, which keep narrow ReLU networks from being born dead",
+        "randomized asymmetric initialization",
         asymmetric.plan,
         "Lu et al., Dying ReLU and initialization: theory and numerical examples (2019), section 4",
         (cases.born_dead, 0.7),
@@ -231,7 +231,7 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     _row(
         "break_symmetry",
-        "random weights for layers whose units are copies of each other",
+        "random weights for units that are copies",
         symmetry.plan,
         "Goodfellow, Bengio and Courville, Deep learning (2016), section 8.4",
         (cases.constant_weights, 0.7),

@@ -183,7 +183,9 @@ def ratio(situation: Situation) -> float | None:
     found = []
     for reading in (situation.early, situation.last):
         rows = reading.parameters if reading is not None else ()
-        matrices = [p for p in rows if len(p.parameter.shape) > 1 and p.parameter.trainable and p.parameter.optimizer >= 0]
+        matrices = [
+            p for p in rows if len(p.parameter.shape) > 1 and p.parameter.trainable and p.parameter.optimizer >= 0
+        ]
         values = [p.ratio for p in matrices if p.ratio is not None and math.isfinite(p.ratio)]
         found += [median(values)] if values else []
     return max(found, default=None)

@@ -17,7 +17,8 @@ from gradiometer.remedies.functional import Shallow, exchange, find
 class InEvaluation(torch.nn.Module):
     """An activation of the outputs that is there in evaluation only; in training the loss has one of its own."""
 
-    def __init__(self, activation) -> None:
+    def __init__(self, activation):
+        """An activation as a module."""
         super().__init__()
         self.activation = activation
 
@@ -97,7 +98,9 @@ def replaced_code(situation: Situation, kinds: Collection[str], made: str, *clas
     absent = f", {where.absent!r}" if where.absent else ""
     note = f"# the same by hand: leave it out in {where.line}\n" if where.line else ""
     imports = ("from collections.abc import Callable, Sequence", "from typing import Any", "from torch import fx, nn")
-    return Code(imports, (*classes, Shallow, exchange), f"{note}exchange({owner}, {where.calls!r}, lambda: {made}{absent})")
+    return Code(
+        imports, (*classes, Shallow, exchange), f"{note}exchange({owner}, {where.calls!r}, lambda: {made}{absent})"
+    )
 
 
 def constructor(operation: str) -> str:
@@ -114,5 +117,3 @@ def constructor(operation: str) -> str:
 def made(operation: str) -> nn.Module:
     """Its module."""
     return ACTIVATIONS[operation](*([1] if "softmax" in operation else []))
-
-

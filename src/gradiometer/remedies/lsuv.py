@@ -20,7 +20,7 @@ def unit_variance(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     """Scales the weights of layers, in the order in which they are called, so that their outputs have variance one."""
     done = set()
 
-    def scale(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+    def scale(layer: Any, _: Any, output: Tensor) -> Tensor:
         std = output.float().std().to(output.dtype)
         if layer in done or not 0 < std < float("inf"):
             return output
@@ -47,7 +47,9 @@ def plan(model: nn.Module, batch: Any) -> tuple[list[Draw], tuple[str, ...]]:
         UnusableError: if there is none.
     """
     draws = whole(model, batch, scheme)
-    paths = [d.path for d in draws if d.function is nn.init.orthogonal_ and d.parameter == "weight" and not d.through]
+    paths = [
+        d.path for d in draws if d.function is nn.init.orthogonal_ and d.parameter == "weight" and d.through != "assign"
+    ]
     if not paths:
         raise UnusableError("This network has no trainable linear layer or convolution that could be scaled.")
     return draws, tuple(paths)

@@ -17,7 +17,7 @@ BUFFER = 50
 """Batches of which the examples are mixed."""
 
 SORTED = 0.5
-"""Kinds of targets in a batch over those that as many examples drawn at random have, from which on down it is sorted."""
+"""Spread of the targets in a batch over that in all batches, from which on down they are sorted."""
 
 
 def mixed(batches: Iterable[Any], seed: int, count: int = BUFFER) -> Iterator[tuple[Tensor, Tensor]]:
@@ -41,6 +41,11 @@ def mixed(batches: Iterable[Any], seed: int, count: int = BUFFER) -> Iterator[tu
 
 
 def is_sorted(situation: Situation) -> None:
+    """Raises unless a batch holds far fewer kinds of targets than many of them do.
+
+    Raises:
+        UnusableError: if they are mixed, or cannot be.
+    """
     batches = first_batches(situation, BUFFER)
     plain = all(targets_of(b) is not None and isinstance(inputs_of(b), Tensor) for b in batches)
     shapes = {tuple(inputs_of(b).shape[1:]) for b in batches} if plain else set()
@@ -62,5 +67,6 @@ def _spread(targets: Tensor) -> float:
 
 
 def shuffle(recipe: Recipe, _: Situation) -> Recipe:
+    """The recipe, with its batches mixed."""
     made: Callable[[int], Iterable[Any]] = recipe.batches
     return replace(recipe, batches=lambda seed: mixed(made(seed), seed))

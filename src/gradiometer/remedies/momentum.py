@@ -22,10 +22,11 @@ LIGHT = 0.1
 class RisingMomentum:
     """Nesterov's momentum, rising as ``min(1 - 2^(-1 - log2(floor(t / every) + 1)), largest)``."""
 
-    def __init__(self, every: int = 250, largest: float = 0.99) -> None:
+    def __init__(self, every=250, largest=0.99):
+        """It changes every so many steps."""
         self.every, self.largest, self.steps = every, largest, 0
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer):
         """From its next step on."""
         optimizer.register_step_pre_hook(self.before_step)
 
@@ -40,10 +41,11 @@ class RisingMomentum:
 class DecoupledDecay:
     """Shrinks weight matrices by ``lr * decay`` before every step, apart from the gradient."""
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay):
+        """As in AdamW, a decay that the learning rate multiplies."""
         self.decay = decay
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer):
         """From its next step on."""
         optimizer.register_step_pre_hook(self.before_step)
 
@@ -55,7 +57,7 @@ class DecoupledDecay:
                     p.data.mul_(1 - group["lr"] * self.decay)
 
 
-# -- momentum -----------------------------------------------------------------------------------------------------------
+# -- momentum ---------------------------------------------------------------------------------------------------------
 
 
 def _without_momentum(situation: Situation) -> None:
@@ -96,7 +98,7 @@ def _rising(recipe: Recipe, situation: Situation) -> Recipe:
     return recipe.with_optimizer(change)
 
 
-# -- decay of weights ---------------------------------------------------------------------------------------------------
+# -- decay of weights -------------------------------------------------------------------------------------------------
 
 
 def _strength(situation: Situation, constants: float) -> float:
@@ -170,7 +172,9 @@ def _option(name: str, value: float) -> Code:
     return Code(optimizer=f'for group in optimizer.param_groups:\n    group["{name}"] = {value:g}')
 
 
-_SUTSKEVER = "Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning (2013)"
+_SUTSKEVER = (
+    "Sutskever, Martens, Dahl and Hinton, On the importance of initialization and momentum in deep learning (2013)"
+)
 _LARGE = ("bad_initialization", "saturated_units", "attention_collapse", "diverging_loss")
 
 REMEDIES: tuple[Remedy, ...] = (
@@ -194,7 +198,6 @@ REMEDIES: tuple[Remedy, ...] = (
         changes_function=False,
         source=f"{_SUTSKEVER}, equation 5",
         code=lambda situation: Code(
-            imports=("import torch",),
             classes=(RisingMomentum,),
             optimizer=f"RisingMomentum({_nesterov(situation)}).attach(optimizer)",
         ),
@@ -223,7 +226,6 @@ REMEDIES: tuple[Remedy, ...] = (
         changes_function=False,
         source="Loshchilov and Hutter, Decoupled weight decay regularization (2019), algorithm 1",
         code=lambda situation: Code(
-            imports=("import torch",),
             classes=(DecoupledDecay,),
             optimizer=f"DecoupledDecay({_more(situation):g}).attach(optimizer)",
         ),

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
+from gradiometer.remedies.behind import Choose, Place, hidden_places, insert, written
 from gradiometer.remedies.cases import normalization as cases
-from gradiometer.remedies.placing import Followed, aliases, check, like, loop, objection, put, run
+from gradiometer.remedies.placing import aliases, like, moved, objection, put
 from gradiometer.remedies.pre_norm import PRE_NORM
 from gradiometer.remedies.qk_norm import QK_NORM
 from gradiometer.remedies.weight_standardization import WEIGHT_STANDARDIZATION
 from gradiometer.remedies.wiring import Pass, Wiring
-
-Choose = Callable[[Pass], "tuple[str, Callable[[], nn.Module]] | None"]
-"""The norm for a layer's output: as a user writes it, and what makes it; ``None`` if it has none."""
 
 GROUPS = 32
 """Groups of a group norm (Wu and He, 2018, section 4.1), at least `UNITS` channels in each."""
@@ -47,95 +44,16 @@ _KINDS = (
 class ChannelRMSNorm(nn.Module):
     """Divides each position of an image by the root mean square over its channels."""
 
-    def __init__(self, channels, eps=1e-6):  # noqa: D107
+    def __init__(self, channels, eps=1e-6):
+        """Each channel has a weight, which begins at one."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.eps = eps
 
-    def forward(self, x):  # noqa: D102
+    def forward(self, x):
+        """The image, with its channels in dimension 1."""
         weight = self.weight.view(-1, *(1,) * (x.ndim - 2))
         return weight * x / (x.square().mean(1, keepdim=True) + self.eps).sqrt()
-
-
-class Place(NamedTuple):
-    """A layer, the norm that it gets as a user writes it, and what makes that norm."""
-
-    path: str
-    written: str
-    make: Callable[[], nn.Module]
-
-
-def hidden_places(model: nn.Module, situation: Situation, choose: Choose) -> list[Place]:
-    """Where a norm goes: behind each hidden weight layer that none follows and whose output has one.
-
-    Not behind layers whose output is an output of the network, nor behind what attention compares. An empty list is an
-    `UnusableError`.
-    """
-    wiring = Wiring(model, situation.batch)
-    layers = [one for one in wiring.layers() if wiring.hidden(one)]
-    if not layers:
-        raise UnusableError(
-            "no linear or convolutional layer leads into another one (blocks of nn.Transformer have normalization of "
-            "their own), so there is nothing to put it behind."
-        )
-    bare = [one for one in layers if not wiring.normalized(one) and "attention" not in wiring.next_kinds(one)]
-    if not bare:
-        raise UnusableError("a normalization follows every hidden layer already.")
-    found = [(one, choose(one)) for one in bare]
-    return [Place(one.path, *norm) for one, norm in found if norm is not None]
-
-
-def insert(model: nn.Module, situation: Situation, found: list[Place]) -> tuple[nn.Module, bool]:
-    """Puts the norms in; the second is whether the layers must go on to answer for their weights.
-
-    They must if the forward pass, or a step of the user's own, asks them for their attributes.
-    """
-    layers = {place.path: model.get_submodule(place.path) for place in found}
-    norms = {place.path: like(place.make(), layers[place.path]) for place in found}
-    answers = situation.recipe.step is not None
-
-    def wrap(kind: type[nn.Sequential]) -> None:
-        for path, layer in layers.items():
-            put(model, path, kind(layer, norms[path]))
-
-    try:
-        wrap(Followed if answers else nn.Sequential)
-        if not answers:
-            try:
-                run(model, situation)
-            except AttributeError:
-                answers = True
-                for path, layer in layers.items():
-                    put(model, path, layer)
-                wrap(Followed)
-        check(model, situation, norms.values())
-    except BaseException:
-        for path, layer in layers.items():
-            put(model, path, layer)
-        raise
-    return model, answers
-
-
-def written(situation: Situation, found: list[Place]) -> Code:
-    """What a user writes to put these norms in."""
-    model = situation.model
-    layers = {place.path: model.get_submodule(place.path) for place in found}
-    try:
-        _, answers = insert(model, situation, found)
-    finally:
-        for path, layer in layers.items():
-            put(model, path, layer)
-    groups: dict[str, list[str]] = {}
-    for place in found:
-        groups.setdefault(place.written, []).append(place.path)
-    kind = "Followed" if answers else "nn.Sequential"
-    body = f"model.set_submodule(path, {kind}(model.get_submodule(path), {{made}}))"
-    single = f'model.set_submodule("{{path}}", {kind}(model.get_submodule("{{path}}"), {{made}}))'
-    own = (ChannelRMSNorm,) if any(w.startswith("ChannelRMSNorm") for w in groups) else ()
-    return Code(
-        classes=(*((Followed,) if answers else ()), *own),
-        model=loop(groups, body, single) + aliases(model, layers),
-    )
 
 
 def _flat(one: Pass) -> bool:
@@ -216,6 +134,8 @@ def _input_place(model: nn.Module, situation: Situation) -> tuple[Pass, str, Cal
         what = first.role if first is not None else "nothing that is known"
         raise UnusableError(f"{what} stands before the first weight layer: there are no plain inputs to normalize.")
     shape = first.inputs
+    if isinstance(first.module, nn.Bilinear):
+        raise UnusableError("the first layer has two inputs: normalize each where it comes in.")
     convolution = isinstance(first.module, _ConvNd)
     kinds = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d} if convolution else {2: nn.BatchNorm1d}
     if len(shape) not in kinds or wiring.calls(first.module) > 1:
@@ -231,6 +151,7 @@ def _with_input_norm(model: nn.Module, situation: Situation) -> nn.Module:
 
 def _input_code(situation: Situation) -> Code:
     first, text, _ = _input_place(situation.model, situation)
+    text += moved(first.module)
     if not first.path:
         return Code(model=f"model = nn.Sequential({text}, model)")
     line = f'model.set_submodule("{first.path}", nn.Sequential({text}, model.get_submodule("{first.path}")))'
@@ -244,9 +165,6 @@ def _row(name: str, title: str, source: str, plan: Callable[..., list[Place]], *
     def code(situation: Situation) -> Code:
         return written(situation, plan(situation.model, situation))
 
-    def tried(model: nn.Module, situation: Situation) -> Any:
-        return plan(model, situation)
-
     return Remedy(
         name=name,
         title=title,
@@ -256,7 +174,7 @@ def _row(name: str, title: str, source: str, plan: Callable[..., list[Place]], *
         source=source,
         code=code,
         model=treat,
-        unusable=objection(tried),
+        unusable=objection(lambda model, situation: written(situation, plan(model, situation))),
         proofs=proofs,
     )
 

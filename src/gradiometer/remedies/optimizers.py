@@ -24,7 +24,7 @@ ADAPTIVE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.
 Options = dict[str, Any]
 
 
-# -- another optimizer ---------------------------------------------------------------------------------------------------
+# -- another optimizer ------------------------------------------------------------------------------------------------
 
 
 def groups_of(optimizer: Optimizer, rate: float) -> list[Options]:
@@ -32,7 +32,8 @@ def groups_of(optimizer: Optimizer, rate: float) -> list[Options]:
     largest = max((float(group.get("lr", 0.0)) for group in optimizer.param_groups), default=0.0)
     share = [float(group.get("lr", 0.0)) / largest if largest > 0 else 1.0 for group in optimizer.param_groups]
     return [
-        {"params": group["params"], "lr": rate * part} for group, part in zip(optimizer.param_groups, share, strict=True)
+        {"params": group["params"], "lr": rate * part}
+        for group, part in zip(optimizer.param_groups, share, strict=True)
     ]
 
 
@@ -95,7 +96,8 @@ def _is_adam_already(situation: Situation) -> None:
 def _is_sgd_already(situation: Situation) -> None:
     optimizer = made_optimizer(situation)
     usual = all(
-        SGD / 3 <= group["lr"] <= 3 * SGD and 0.8 <= group.get("momentum", 0) <= 0.95 for group in optimizer.param_groups
+        SGD / 3 <= group["lr"] <= 3 * SGD and 0.8 <= group.get("momentum", 0) <= 0.95
+        for group in optimizer.param_groups
     )
     if isinstance(optimizer, torch.optim.SGD) and usual and not _odd(optimizer):
         raise UnusableError("it is SGD with momentum at a usual rate already")
@@ -106,14 +108,18 @@ def _code(line: str, situation: Situation, rate: float) -> Code:
     rates = [group["lr"] for group in groups]
     alike = len(set(rates)) == 1
     what = "optimizer.param_groups"
-    head = f"groups = [{{'params': group['params']}} for group in {what}]" if alike else (
-        f"rates = {literal(rates)}\n"
-        f"groups = [{{'params': g['params'], 'lr': lr}} for g, lr in zip({what}, rates, strict=True)]"
+    head = (
+        f"groups = [{{'params': group['params']}} for group in {what}]"
+        if alike
+        else (
+            f"rates = {literal(rates)}\n"
+            f"groups = [{{'params': g['params'], 'lr': lr}} for g, lr in zip({what}, rates, strict=True)]"
+        )
     )
     return Code(imports=("import torch",), optimizer=f"{head}\noptimizer = torch.optim.{line}")
 
 
-# -- options -------------------------------------------------------------------------------------------------------------
+# -- options ----------------------------------------------------------------------------------------------------------
 
 
 def _odd(optimizer: Optimizer) -> Options:

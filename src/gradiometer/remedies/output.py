@@ -26,11 +26,13 @@ from gradiometer.remedies.output_loss import (
     turning,
 )
 
-_BRIDLE = "Bridle, Probabilistic interpretation of feedforward classification network outputs (1990): softmax and cross-entropy"
+_BRIDLE = "Bridle, Probabilistic interpretation of feedforward classification network outputs (1990)"
 _SOLLA = "Solla, Levin and Fleisher, Accelerated learning in layered neural networks (1988): cross-entropy in place of "
 _SOLLA += "squared errors"
-_BISHOP = "Bishop, Neural networks for pattern recognition (1995), chapter 6: error functions and the outputs they ask for"
-_SQUARED = ("output_mismatch", "saturated_units", "stalled_training", "vanishing_gradient")
+_BISHOP = (
+    "Bishop, Neural networks for pattern recognition (1995), chapter 6: error functions and the outputs they ask for"
+)
+_SQUARED = ("output_mismatch", "saturated_units", "stalled_training", "vanishing_gradient", "bad_initialization")
 _STEEP = ("diverging_loss", "oscillating_loss", "exploding_gradient", "nonfinite", "clipping_bound")
 
 REMEDIES: tuple[Remedy, ...] = (
@@ -41,7 +43,11 @@ REMEDIES: tuple[Remedy, ...] = (
         treats=("output_mismatch", "stalled_training", "vanishing_gradient"),
         changes_function=True,
         source=_BRIDLE,
-        proofs=(Proof(cases.softmax_twice, 0.8), Proof(cases.softmax_as_a_function, 0.8), Proof(cases.sigmoid_twice, 0.8)),
+        proofs=(
+            Proof(cases.softmax_twice, 0.8),
+            Proof(cases.softmax_as_a_function, 0.8),
+            Proof(cases.sigmoid_twice, 0.8),
+        ),
         **without(taken_twice),
     ),
     Remedy(
@@ -51,7 +57,11 @@ REMEDIES: tuple[Remedy, ...] = (
         treats=("output_mismatch", "stalled_training"),
         changes_function=False,
         source=_BRIDLE,
-        proofs=(Proof(cases.softmax_twice, 0.8), Proof(cases.softmax_as_a_function, 0.8), Proof(cases.sigmoid_twice, 0.8)),
+        proofs=(
+            Proof(cases.softmax_twice, 0.8),
+            Proof(cases.softmax_as_a_function, 0.8),
+            Proof(cases.sigmoid_twice, 0.7),
+        ),
         **changed(of_raw_scores),
     ),
     Remedy(
@@ -180,7 +190,7 @@ REMEDIES: tuple[Remedy, ...] = (
         group="loss",
         treats=(*_STEEP, "stalled_training"),
         changes_function=False,
-        source="Goyal et al., Accurate, large minibatch SGD (2017), section 2.1: a rate goes with the size of the batch",
+        source="Goyal et al., Accurate, large minibatch SGD (2017), section 2.1: rate and size of the batch",
         proofs=(Proof(cases.sum_over_the_batch, 0.8),),
         **changed(of_means),
     ),

@@ -80,7 +80,7 @@ def along_classes() -> dict[str, Any]:
     return {"model": model, "code": code, "unusable": objection(code)}
 
 
-# -- targets brought into the range of the outputs ------------------------------------------------------------------------
+# -- targets brought into the range of the outputs --------------------------------------------------------------------
 
 PART = 0.8
 """Share of a range that the targets are to fill: its ends take infinitely large weights."""
@@ -137,7 +137,7 @@ def ranged() -> dict[str, Any]:
     return {"model": model, "recipe": recipe, "code": code, "unusable": objection(into_range)}
 
 
-# -- more outputs -----------------------------------------------------------------------------------------------------------
+# -- more outputs -----------------------------------------------------------------------------------------------------
 
 
 def wider(layer, outputs):
@@ -158,7 +158,9 @@ def too_few(model: nn.Module, situation: Situation) -> tuple[str, int]:
     """
     targets, layers = all_targets(situation), anatomy(model, situation.batch).weights
     if targets.is_floating_point() or not layers or type(layers[-1].module) is not nn.Linear:
-        raise UnusableError("the targets are no classes, or the output layer is not nn.Linear: give it more outputs by hand")
+        raise UnusableError(
+            "the targets are no classes, or the output layer is not nn.Linear: give it more outputs by hand"
+        )
     needed = int(targets.max()) + 1
     if needed <= layers[-1].module.out_features:
         raise UnusableError("there is an output for every class already")

@@ -22,7 +22,7 @@ PROBABLE = ("sigmoid", "softmax", "log_softmax")
 """Activations behind which a yes or no is given as a probability, or was meant to be."""
 
 
-# -- the same loss of something else ----------------------------------------------------------------------------------------
+# -- the same loss of something else ----------------------------------------------------------------------------------
 
 
 def through(operation: str, loss: str = "loss") -> Change:
@@ -112,7 +112,7 @@ def of_means(situation: Situation) -> Change:
     return fitting.mean_of, "mean_of(loss)", (fitting.mean_of,)
 
 
-# -- another loss -------------------------------------------------------------------------------------------------------------
+# -- another loss -----------------------------------------------------------------------------------------------------
 
 
 def of_classes(situation: Situation) -> Change:
@@ -129,7 +129,7 @@ def of_classes(situation: Situation) -> Change:
         classes = classes and torch.allclose(targets.sum(1), torch.ones_like(targets[:, 0]), atol=1e-4)
     else:
         classes = classes and targets.shape == outputs.shape[:1]
-        classes = classes and 0 <= int(targets.min()) and int(targets.max()) < outputs.shape[1]
+        classes = classes and int(targets.min()) >= 0 and int(targets.max()) < outputs.shape[1]
     if not classes:
         raise UnusableError("the targets are no classes: neither numbers below that of the outputs nor one-hot rows")
     operation = activation_name(situation.model, situation)
@@ -148,7 +148,11 @@ def yes_or_no(situation: Situation) -> str:
     needs_own_loss(situation)
     outputs, targets = pair_of(situation)
     values = all_targets(situation)
-    if outputs.numel() != targets.numel() or not bool(((values == 0) | (values == 1)).all()) or values.unique().numel() < 2:
+    if (
+        outputs.numel() != targets.numel()
+        or not bool(((values == 0) | (values == 1)).all())
+        or values.unique().numel() < 2
+    ):
         raise UnusableError("the targets are not zeros and ones, one for every output")
     operation, known = activation_name(situation.model, situation), tasks(situation)
     if operation not in ("", *PROBABLE):
@@ -193,7 +197,7 @@ def of_probabilities(situation: Situation) -> Change:
     return lambda _: fitting.of_probabilities, "of_probabilities", (fitting.of_probabilities,)
 
 
-# -- a loss upside down, and of another shape -----------------------------------------------------------------------------
+# -- a loss upside down, and of another shape -------------------------------------------------------------------------
 
 
 def _in_the_loss(situation: Situation) -> bool:

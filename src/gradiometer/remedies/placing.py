@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,13 +20,15 @@ from gradiometer.remedies.known import undisturbed
 class Followed(nn.Sequential):
     """A layer and what comes behind it; who asks it for a weight, or for a size, gets that of the layer."""
 
-    def __getattr__(self, name):  # noqa: D105
+    def __getattr__(self, name):
+        """What it has not, the layer has."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("0"), name)
 
-    def forward(self, *args, **kwargs):  # noqa: D102
+    def forward(self, *args, **kwargs):
+        """The layer gets all that is given, the others what the one before them made."""
         layer, *further = self
         output = layer(*args, **kwargs)
         for module in further:
@@ -60,6 +63,17 @@ def like(made: nn.Module, module: nn.Module) -> nn.Module:
     """A module on the device of another and in its number format."""
     p = next((p for p in module.parameters() if p.is_floating_point()), None)
     return made if p is None else made.to(device=p.device, dtype=p.dtype)
+
+
+def moved(module: nn.Module) -> str:
+    """What is written behind a new module to bring it there, nothing where torch makes it as it should be."""
+    p = next((p for p in module.parameters() if p.is_floating_point()), None)
+    parts = []
+    if p is not None and p.device.type != "cpu":
+        parts.append(f'device="{p.device}"')
+    if p is not None and p.dtype != torch.float32:
+        parts.append(f"dtype={p.dtype}")
+    return f".to({', '.join(parts)})" if parts else ""
 
 
 def check(model: nn.Module, situation: Situation, made: Iterable[nn.Module]) -> None:
@@ -115,7 +129,7 @@ def listed(paths: Sequence[str]) -> str:
         varying = [k for k in range(len(split[0])) if len({parts[k] for parts in split}) > 1]
         if len(varying) == 1 and all(parts[varying[0]].isdigit() for parts in split):
             numbers = [int(parts[varying[0]]) for parts in split]
-            steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+            steps = {b - a for a, b in pairwise(numbers)}
             plain = all(str(n) == parts[varying[0]] for n, parts in zip(numbers, split, strict=True))
             if plain and len(steps) == 1 and (step := steps.pop()) > 0:
                 parts = [*split[0]]

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from gradiometer.remedies.base import Code, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import normalization as cases
-from gradiometer.remedies.placing import Followed, aliases, like, listed, objection, put
+from gradiometer.remedies.placing import Followed, aliases, like, listed, moved, objection, put
 from gradiometer.remedies.wiring import FUSED, Pass, Wiring
 
 _STACKS = (nn.TransformerEncoder, nn.TransformerDecoder)
@@ -21,12 +21,14 @@ _STACKS = (nn.TransformerEncoder, nn.TransformerDecoder)
 class PreNormed(nn.Module):
     """A branch that reads its input normalized, in every place in which it is given it."""
 
-    def __init__(self, norm, branch):  # noqa: D107
+    def __init__(self, norm, branch):
+        """The norm may be that of several branches."""
         super().__init__()
         self.norm = norm
         self.branch = branch
 
-    def forward(self, *args, **kwargs):  # noqa: D102
+    def forward(self, *args, **kwargs):
+        """What is given first is the stream; other things are normalized only if they are the stream too."""
         x = args[0] if args else next(iter(kwargs.values()))
         y = self.norm(x)
         args = [y if a is x else a for a in args]
@@ -41,42 +43,41 @@ class _Pair(NamedTuple):
     last: bool
 
 
+def _post(module: Any) -> bool:
+    return isinstance(module, FUSED) and not module.norm_first
+
+
 class _Plan(NamedTuple):
     layers: list[str]
-    stacks: dict[str, str]
-    ends: dict[str, str]
+    stacks: list[str]
+    ends: list[str]
     pairs: list[_Pair]
 
 
 def _plan(model: nn.Module, situation: Situation) -> _Plan:
     """Blocks of torch to be told, stacks and single blocks that need a norm at their end, and hand-written pairs."""
     named = dict(model.named_modules())
-    layers = [path for path, m in named.items() if isinstance(m, FUSED) and not m.norm_first]
-    stacks = {
-        path: _norm_like(m.layers[0])
-        for path, m in named.items()
-        if isinstance(m, _STACKS) and m.norm is None and any(m.layers[i] is named[p] for i in (0,) for p in layers)
-    }
+    layers = [path for path, m in named.items() if _post(m)]
+    stacks = [path for path, m in named.items() if isinstance(m, _STACKS) and m.norm is None and _post(m.layers[0])]
     wiring = Wiring(model, situation.batch)
     stacked = tuple(f"{path}." if path else "" for path, m in named.items() if isinstance(m, _STACKS))
     single = {type(named[path]): path for path in layers if not (stacked and path.startswith(stacked))}
-    ends = {path: _norm_like(named[path]) for path in single.values()}
+    ends = list(single.values())  # the last of each class
     pairs = [] if layers else _pairs(wiring)
     if not layers and not pairs:
         raise UnusableError(_why_not(model, wiring))
     return _Plan(layers, stacks, ends, pairs)
 
 
-def _norm_like(layer: Any) -> str:
-    """A new norm of the size of a block's own, as it is written."""
+def _made(layer: Any) -> nn.Module:
+    """A new norm of the size of a block's own."""
+    return like(nn.LayerNorm(layer.norm1.normalized_shape[0], eps=layer.norm1.eps), layer)
+
+
+def _as_written(layer: Any) -> str:
     norm = layer.norm1
     eps = "" if norm.eps == 1e-5 else f", eps={norm.eps}"
-    return f"nn.LayerNorm({norm.normalized_shape[0]}{eps})"
-
-
-def _made(written: str, layer: nn.Module) -> nn.Module:
-    size, _, eps = written.removeprefix("nn.LayerNorm(").removesuffix(")").partition(", eps=")
-    return like(nn.LayerNorm(int(size), **({"eps": float(eps)} if eps else {})), layer)
+    return f"nn.LayerNorm({norm.normalized_shape[0]}{eps})" + moved(layer)
 
 
 def _pairs(wiring: Wiring) -> list[_Pair]:
@@ -99,13 +100,11 @@ def _pairs(wiring: Wiring) -> list[_Pair]:
 def _begun(wiring: Wiring, norm: Pass, stream: Any, total: Any) -> tuple[str, ...]:
     """The modules in the same parent as the norm that read the stream, if there is no other reader."""
     parent = norm.path.rpartition(".")[0]
-    beside = [
-        one
-        for one in wiring.passes
-        if (stream in one.before and one.path.rpartition(".")[0] == parent and one.role not in ("normalization", "other"))
-        or (stream in one.before and one.path.rpartition(".")[0] == parent and not one.leaf)
-    ]
+    beside = [one for one in wiring.passes if stream in one.before and one.path.rpartition(".")[0] == parent]
+    beside = [one for one in beside if not one.leaf or one.role in ("weights", "attention")]
     readers = [node for node in wiring.readers(stream) if node is not total]
+    if any(wiring.normalizes(node) for node in readers):
+        return ()  # the branch reads it normalized already
     covered = readers and all(any(node in one.inside for one in beside) for node in readers)
     once = all(wiring.calls(one.module) == 1 for one in beside)
     return tuple(one.path for one in beside) if covered and once else ()
@@ -117,7 +116,7 @@ def _why_not(model: nn.Module, wiring: Wiring) -> str:
     around = next((one.path for one in wiring.passes if one.leaf and "attention" in wiring.next_kinds(one)), None)
     attention = next((one.path for one in wiring.passes if one.role == "attention"), around)
     if attention is None:
-        return "nothing in it is attention."
+        return "nothing in this network is attention: it is no transformer."
     where = ".".join(attention.split(".")[:-1]) or type(model).__name__
     return (
         f"no normalization behind an addition was found around {attention}. If {where} is post-norm, write "
@@ -129,15 +128,15 @@ def _treat(model: nn.Module, situation: Situation) -> nn.Module:
     plan = _plan(model, situation)
     for path in plan.layers:
         model.get_submodule(path).norm_first = True  # type: ignore[assignment]
-    for path, norm in plan.stacks.items():
+    for path in plan.stacks:
         stack: Any = model.get_submodule(path)
-        stack.norm = _made(norm, stack).train(stack.training)
+        stack.norm = _made(stack.layers[0]).train(stack.training)
     for stack in model.modules():
         if isinstance(stack, nn.TransformerEncoder) and plan.layers:
             stack.use_nested_tensor = False
-    for path, norm in plan.ends.items():
+    for path in plan.ends:
         layer = model.get_submodule(path)
-        model = put(model, path, Followed(layer, _made(norm, layer)))
+        model = put(model, path, Followed(layer, _made(layer)))
     for pair in plan.pairs:
         norm = model.get_submodule(pair.norm)
         put(model, pair.norm, copy.deepcopy(norm) if pair.last else nn.Identity())
@@ -147,20 +146,24 @@ def _treat(model: nn.Module, situation: Situation) -> nn.Module:
 
 
 def _code(situation: Situation) -> Code:
-    plan = _plan(situation.model, situation)
+    model = situation.model
+    plan = _plan(model, situation)
     lines: list[str] = []
     if plan.layers:
-        lines += ["for module in model.modules():", "    if hasattr(module, 'norm_first'):", "        module.norm_first = True"]
-        lines += ["    if hasattr(module, 'use_nested_tensor'):", "        module.use_nested_tensor = False"]
-        lines = [line.replace("'", '"') for line in lines]
-    for path, norm in plan.stacks.items():
-        lines.append(f"model.get_submodule({path!r}).norm = {norm}".replace("'", '"') if path else f"model.norm = {norm}")
-    for path, norm in plan.ends.items():
+        lines += ["for module in model.modules():", '    if hasattr(module, "norm_first"):']
+        lines.append("        module.norm_first = True")
+        lines += ['    if hasattr(module, "use_nested_tensor"):', "        module.use_nested_tensor = False"]
+    for path in plan.stacks:
+        stack: Any = model.get_submodule(path)
+        place = f'model.get_submodule("{path}")' if path else "model"
+        lines.append(f"{place}.norm = {_as_written(stack.layers[0])}")
+    for path in plan.ends:
+        norm = _as_written(model.get_submodule(path))
         made = f'Followed(model.get_submodule("{path}"), {norm})'
         lines.append(f'model.set_submodule("{path}", {made})' if path else f"model = Followed(model, {norm})")
     if plan.pairs:
         lines += _pair_lines(plan.pairs)
-    more = aliases(situation.model, [*plan.ends, *(p for pair in plan.pairs for p in (*pair.branch, pair.norm))])
+    more = aliases(model, [*plan.ends, *(p for pair in plan.pairs for p in (*pair.branch, pair.norm))])
     last = any(pair.last for pair in plan.pairs)
     return Code(
         imports=("import copy",) if last else (),
@@ -172,20 +175,21 @@ def _code(situation: Situation) -> Code:
 def _pair_lines(pairs: Sequence[_Pair]) -> list[str]:
     """Loops over the pairs that have the same names, save for numbers."""
     alike: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    gone: dict[str, list[str]] = {}
     for pair in pairs:
         for path in pair.branch:
-            key = (re.sub(r"\d+", "#", path), re.sub(r"\d+", "#", pair.norm))
-            alike.setdefault(key, []).append((path, pair.norm))
+            alike.setdefault((_template(path), _template(pair.norm)), []).append((path, pair.norm))
+        if not pair.last:
+            gone.setdefault(_template(pair.norm), []).append(pair.norm)
     lines: list[str] = []
     for two in alike.values():
         paths, norms = listed([path for path, _ in two]), listed([norm for _, norm in two])
         lines.append(f"for path, norm in zip({paths}, {norms}):")
         lines.append("    branch = PreNormed(model.get_submodule(norm), model.get_submodule(path))")
         lines.append("    model.set_submodule(path, branch)")
+    for paths in gone.values():
+        lines += [f"for path in {listed(paths)}:", "    model.set_submodule(path, nn.Identity())"]
     kept = [pair.norm for pair in pairs if pair.last]
-    gone = [pair.norm for pair in pairs if not pair.last]
-    if gone:
-        lines += [f"for path in {listed(sorted(gone, key=_template))}:", "    model.set_submodule(path, nn.Identity())"]
     lines += [f'model.set_submodule("{path}", copy.deepcopy(model.get_submodule("{path}")))' for path in kept]
     return lines
 

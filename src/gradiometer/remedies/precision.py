@@ -28,7 +28,8 @@ HIGHEST = 2.0**13
 class Cast(Around):
     """A network in another number format: its weights, and what goes in; what comes out is float32, or ``outputs``."""
 
-    def __init__(self, network: torch.nn.Module, dtype: torch.dtype, outputs: torch.dtype = torch.float32) -> None:
+    def __init__(self, network, dtype, outputs=torch.float32):
+        """Its weights are changed in place."""
         super().__init__(network.to(dtype))
         self.dtype, self.outputs = dtype, outputs
 
@@ -46,7 +47,8 @@ class Cast(Around):
 class Autocast(Around):
     """A network with an autocast of its own, in place of the one around it; of float32 it has none."""
 
-    def __init__(self, network: torch.nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, network, dtype):
+        """bfloat16, or float32."""
         super().__init__(network)
         self.dtype = dtype
 
@@ -63,14 +65,15 @@ class Autocast(Around):
 class LossScale:
     """A loss times a constant, and gradients divided by it, so that they are not lost to float16 on their way."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale):
+        """A power of two changes no digit."""
         self.scale = scale
 
     def around(self, loss):
         """The loss function, scaled."""
         return lambda outputs, targets: loss(outputs, targets) * self.scale
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer):
         """From its next step on."""
         optimizer.register_step_pre_hook(self.before_step)
 
@@ -82,7 +85,7 @@ class LossScale:
                     p.grad.div_(self.scale)
 
 
-# -- what there is --------------------------------------------------------------------------------------------------------
+# -- what there is ----------------------------------------------------------------------------------------------------
 
 
 def _weights(model: nn.Module) -> torch.dtype | None:
@@ -101,7 +104,7 @@ def _device(model: nn.Module) -> str:
     return next((p.device.type for p in model.parameters()), "cpu")
 
 
-# -- loss scaling ---------------------------------------------------------------------------------------------------------
+# -- loss scaling -----------------------------------------------------------------------------------------------------
 
 
 def scale(situation: Situation) -> float | None:
@@ -151,7 +154,7 @@ def _scaling_code(situation: Situation) -> Code:
     )
 
 
-# -- another format -------------------------------------------------------------------------------------------------------
+# -- another format ---------------------------------------------------------------------------------------------------
 
 
 def _outputs(model: nn.Module, dtype: torch.dtype, situation: Situation) -> torch.dtype:
@@ -201,7 +204,9 @@ def _format(dtype: torch.dtype) -> dict[str, Any]:
         if line is not None:
             return Code(("import torch",), (Around, line[0]), model=f"model = {line[0].__name__}(model, {line[1]})")
         device = _device(situation.model)
-        written = "without it" if dtype == torch.float32 else f'with torch.autocast("{device}", dtype={dtype}), no scaler'
+        written = (
+            "without it" if dtype == torch.float32 else f'with torch.autocast("{device}", dtype={dtype}), no scaler'
+        )
         return Code(step=f"# the forward pass in place of the autocast that there is: {written}")
 
     check: Callable[[Situation], object] = lambda situation: _line(situation.model, situation, dtype)  # noqa: E731

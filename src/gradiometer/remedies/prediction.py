@@ -23,7 +23,7 @@ step as they are."""
 
 EXCEPT: dict[str, tuple[Cause, ...]] = {
     "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights",), "input_norm": (),
-    "qk_norm": ("attention",), "pre_norm": ("normalization",),
+    "qk_norm": ("attention",), "pre_norm": REMOVES["connection"],
 }  # fmt: skip
 """Those that do less than others of their group."""
 

@@ -14,20 +14,22 @@ from gradiometer.remedies.cases import normalization as cases
 from gradiometer.remedies.placing import aliases, like, listed, objection, put
 from gradiometer.remedies.wiring import Wiring
 
-_QUERY = re.compile(r"^(w|to|fc|lin|linear|proj)?_?(q|query|queries)_?(w|proj|projection|lin|linear|layer|fc|net)?s?$", re.I)
+_BEFORE, _BEHIND = "w|to|fc|lin|linear|proj", "w|proj|projection|lin|linear|layer|fc|net"
+_QUERY = re.compile(rf"^({_BEFORE})?_?(q|query|queries)_?({_BEHIND})?s?$", re.IGNORECASE)
 
 
 class NormalizedAttention(nn.MultiheadAttention):
     """Attention with the weights of another whose queries and keys are normalized in each head."""
 
-    def __init__(self, attention):  # noqa: D107
+    def __init__(self, attention):
+        """Weights and options are those of the other, not copies."""
         nn.Module.__init__(self)
         self.__dict__.update(attention.__dict__)
         self._qkv_same_embed_dim = False  # keeps torch's fused paths away, which know of no such norms
         self.query_norm = nn.LayerNorm(attention.head_dim)
         self.key_norm = nn.LayerNorm(attention.head_dim)
 
-    def forward(  # noqa: D102
+    def forward(
         self,
         query,
         key,
@@ -36,8 +38,9 @@ class NormalizedAttention(nn.MultiheadAttention):
         need_weights=True,
         attn_mask=None,
         average_attn_weights=True,
-        is_causal=False,
+        is_causal=False,  # noqa: ARG002 - a hint, the mask itself is given too
     ):
+        """The same as that of ``nn.MultiheadAttention``."""
         if self.batch_first and query.ndim == 3:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         alone = query.ndim == 2  # no batch
@@ -48,7 +51,7 @@ class NormalizedAttention(nn.MultiheadAttention):
             weights = self.in_proj_weight.chunk(3)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         heads = []
-        for x, weight, bias in zip((query, key, value), weights, biases):
+        for x, weight, bias in zip((query, key, value), weights, biases, strict=True):
             x = F.linear(x, weight, bias)
             heads.append(x.view(x.shape[0], x.shape[1], self.num_heads, self.head_dim).permute(1, 2, 0, 3))
         q, k, v = self.query_norm(heads[0]), self.key_norm(heads[1]), heads[2]
@@ -118,7 +121,7 @@ def _why_not(wiring: Wiring) -> str:
             "them, write q, k = self.q_norm(q), self.k_norm(k), with self.q_norm = self.k_norm = nn.LayerNorm of the "
             "size of a head."
         )
-    return "nothing in it is attention."
+    return "nothing in this network is attention, so there are no queries and keys."
 
 
 def _treat(model: nn.Module, situation: Situation) -> nn.Module:

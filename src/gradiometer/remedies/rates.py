@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 
-import torch
 from torch.optim import Optimizer
 
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
@@ -23,7 +22,7 @@ MOST_DOWN = 1000.0
 """A rate more than a thousand times too long is no rate at all."""
 
 UNTOLD = 10.0
-"""Factor where the ratio does not tell: that of a loss that swings or is gone tells how far, and not how much too far."""
+"""Factor where the ratio does not tell: of weights that were thrown far it is small."""
 
 
 class RateFactor:
@@ -32,10 +31,11 @@ class RateFactor:
     With ``warm_up`` the factor rises from 0 over so many steps.
     """
 
-    def __init__(self, factor: float = 1.0, warm_up: int = 0) -> None:
+    def __init__(self, factor=1.0, warm_up=0):
+        """Without a warm-up it is the factor from the first step on."""
         self.factor, self.warm_up, self.steps, self.rates = factor, warm_up, 0, []
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer):
         """From its next step on."""
         optimizer.register_step_pre_hook(self.before)
         optimizer.register_step_post_hook(self.after)
@@ -86,6 +86,11 @@ def raising(situation: Situation) -> float:
 
 
 def has_rate(situation: Situation) -> None:
+    """Raises unless there is a learning rate that can be multiplied.
+
+    Raises:
+        UnusableError: if there is none, or it is 0.
+    """
     groups = made_optimizer(situation).param_groups
     if not all("lr" in group for group in groups):
         raise UnusableError("the optimizer has no learning rate")
@@ -136,9 +141,7 @@ def _scaled_code(factor: float, situation: Situation) -> Code:
     if _keeps(situation.recipe, situation):
         times = f"*= {factor:g}" if factor > 1 else f"/= {1 / factor:g}"
         return Code(optimizer=f'for group in optimizer.param_groups:\n    group["lr"] {times}')
-    return Code(
-        imports=("import torch",), classes=(RateFactor,), optimizer=f"RateFactor({factor:g}).attach(optimizer)"
-    )
+    return Code(imports=("import torch",), classes=(RateFactor,), optimizer=f"RateFactor({factor:g}).attach(optimizer)")
 
 
 def learning_rate(factor: float) -> Remedy:
@@ -179,7 +182,9 @@ def learning_rate(factor: float) -> Remedy:
     )
 
 
-_KARPATHY = "Karpathy, CS231n (2016): updates of a thousandth of the weights; LeCun, Bottou, Orr and Mueller, Efficient "
+_KARPATHY = (
+    "Karpathy, CS231n (2016): updates of a thousandth of the weights; LeCun, Bottou, Orr and Mueller, Efficient "
+)
 _KARPATHY += "BackProp (1998), section 4.7"
 
 REMEDIES: tuple[Remedy, ...] = (

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from gradiometer.remedies.base import Code, Situation, UnusableError
-from gradiometer.remedies.draws import Draw, carry_out, written
+from gradiometer.remedies.draws import Draw, carry_out, named, written
 from gradiometer.remedies.whole import GATES
 
 SMALL = 0.001
@@ -86,9 +86,9 @@ def code(situation: Situation) -> Code:
     """The same as a user would write it."""
     lines = []
     for path, module in layers(situation.model).items():
-        layer = f'model.get_submodule("{path}")' if path else "model"
-        more = f'; {layer}.mode = "RNN_RELU"' if isinstance(module, nn.RNN) else ""
-        lines.append(f'{layer}.nonlinearity = "relu"{more}')
+        lines.append(f'{named(path)}.nonlinearity = "relu"')
+        if isinstance(module, nn.RNN):
+            lines.append(f'{named(path)}.mode = "RNN_RELU"')
     return Code(model="\n".join([*lines, written(plan(situation.model, situation.batch))]))
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import connection as cases
-from gradiometer.remedies.placing import Followed, aliases, check, like, listed, objection, put
+from gradiometer.remedies.placing import Followed, aliases, check, like, listed, moved, objection, put
 from gradiometer.remedies.wiring import FUSED, Pass, Wiring
 
 MOST = 6
@@ -32,18 +32,21 @@ KINDS = (
 class Residual(Followed):
     """A branch to whose output its input is added."""
 
-    def forward(self, x, *args, **kwargs):  # noqa: D102
+    def forward(self, x, *args, **kwargs):
+        """What was given, and what the branch makes of it."""
         return x + super().forward(x, *args, **kwargs)
 
 
 class ScaledResidual(Followed):
     """A branch whose output, times a number that is learned, is added to its input."""
 
-    def __init__(self, scale, *modules):  # noqa: D107
+    def __init__(self, scale, *modules):
+        """The number begins at ``scale``."""
         super().__init__(*modules)
         self.scale = nn.Parameter(torch.tensor(scale))
 
-    def forward(self, x, *args, **kwargs):  # noqa: D102
+    def forward(self, x, *args, **kwargs):
+        """What was given, and some of what the branch makes of it."""
         return x + self.scale * super().forward(x, *args, **kwargs)
 
 
@@ -83,15 +86,17 @@ def _chained(wiring: Wiring, layers: list[Pass]) -> list[Unit]:
     for layer in layers:
         if layer.path in taken:
             continue
-        chain, shape = segments.get(layer.path, ()), layer.outputs
+        chain = segments.get(layer.path, [])
+        shape = layer.outputs
         if chain and chain[0].inputs == shape:
-            further = next((s for p, s in segments.items() if s[0].before == layer.after and p in waiting), ())
+            behind = [s for p, s in segments.items() if s[0].before == layer.after and p in waiting]
+            further = behind[0] if behind else []
             if further and further[-1].outputs == shape and len({*further, *chain}) == len(further) + len(chain):
-                chain = (*chain, *further)
+                chain = [*chain, *further]
         elif layer.inputs == shape:
             after = wiring.follower(layer)
             normed = after is not None and after.role == "normalization" and after.path not in taken
-            chain = (layer, after) if normed and after is not None else (layer,)
+            chain = [layer, after] if normed and after is not None else [layer]
         else:
             continue
         paths = tuple(one.path for one in chain)
@@ -100,9 +105,9 @@ def _chained(wiring: Wiring, layers: list[Pass]) -> list[Unit]:
     return found
 
 
-def _segments(wiring: Wiring) -> dict[str, tuple[Pass, ...]]:
+def _segments(wiring: Wiring) -> dict[str, list[Pass]]:
     """For each layer that a chain of modules leads to from another layer: those modules, and the layer."""
-    found: dict[str, tuple[Pass, ...]] = {}
+    found: dict[str, list[Pass]] = {}
     for one in wiring.layers():
         chain: list[Pass] = []
         after = wiring.follower(one)
@@ -110,7 +115,7 @@ def _segments(wiring: Wiring) -> dict[str, tuple[Pass, ...]]:
             chain.append(after)
             after = wiring.follower(after)
         if chain and after is not None and after.role == "weights":
-            found[after.path] = (*chain, after)
+            found[after.path] = [*chain, after]
     return found
 
 
@@ -146,7 +151,7 @@ def _why_not(wiring: Wiring) -> str:
             "the layers that keep the shape of their input have skips around them, belong to attention, or are called "
             "once a time step (there use gated cells)."
         )
-    widths = [one.outputs[-1] if len(one.outputs) < 3 else one.outputs[1] for one in layers if one.outputs]
+    widths = [one.outputs[1] for one in layers if len(one.outputs) > 1]  # of rows and of images
     if len(widths) < 3:
         return "it has no two hidden layers in a row between which a skip could stand."
     return (
@@ -192,16 +197,17 @@ def written(situation: Situation, found: list[Unit], head: str, classes: tuple[t
     for length in sorted({len(unit.paths) for unit in found}):
         rows = [unit.paths for unit in found if len(unit.paths) == length]
         columns = [listed(column) for column in zip(*rows, strict=True)]
+        there = moved(situation.model.get_submodule(rows[0][0])) if "Scaled" in head else ""
         if length == 1:
             lines.append(f"for path in {columns[0]}:")
-            lines.append(f"    model.set_submodule(path, {head}model.get_submodule(path)))")
+            lines.append(f"    model.set_submodule(path, {head}model.get_submodule(path)){there})")
             continue
         lines += ["for paths in zip(", *(f"    {column}," for column in columns), "):"]
         lines += [
             "    modules = [model.get_submodule(path) for path in paths]",
             "    for path in paths:",
             "        model.set_submodule(path, nn.Identity())",
-            f"    model.set_submodule(paths[0], {head}*modules))",
+            f"    model.set_submodule(paths[0], {head}*modules){there})",
         ]
     more = aliases(situation.model, [path for unit in found for path in unit.paths])
     return Code(classes=classes, model="\n".join(lines) + more)
@@ -261,16 +267,16 @@ RESIDUAL = (
     _row(
         "residual_rezero",
         "residual connections whose branches begin at zero",
-        "Bachlechner et al., ReZero is all you need: fast convergence at large depth (2020), equation 1: x + a F(x) with "
-        "a = 0",
+        "Bachlechner et al., ReZero is all you need: fast convergence at large depth (2020), equation 1: x + a F(x) "
+        "with a = 0",
         _zero,
         cases.RESIDUAL_REZERO,
     ),
     _row(
         "residual_skipinit",
         "residual connections whose branches begin at one over the root of their number",
-        "De and Smith, Batch normalization biases residual blocks towards the identity function in deep networks (2020): "
-        "a learned number at the end of each branch, at most one over the root of the depth",
+        "De and Smith, Batch normalization biases residual blocks towards the identity function in deep networks "
+        "(2020): a learned number at the end of each branch, at most one over the root of the depth",
         _root,
         cases.RESIDUAL_SKIPINIT,
     ),

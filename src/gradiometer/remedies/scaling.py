@@ -37,7 +37,11 @@ Number = float | list[float]
 class Standardized(Around):
     """A network whose first floating-point input comes to it less a mean and over a deviation."""
 
-    def __init__(self, network, mean, deviation, dim=-1) -> None:
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, network, mean, deviation, dim=-1):
+        """Mean and deviation are numbers, or lists of them along a dimension."""
         super().__init__(network)
         parameter = next(network.parameters())
         self.register_buffer("mean", torch.tensor(mean, device=parameter.device))
@@ -46,14 +50,13 @@ class Standardized(Around):
 
     def forward(self, *args, **kwargs):
         """What the network gives."""
-        args = list(args)
-        for place, values in ((args, range(len(args))), (kwargs, list(kwargs))):
-            for at in values:
-                x, label = place[at], any(word in str(at) for word in ("label", "target", "mask", "weight"))
-                if isinstance(x, torch.Tensor) and x.is_floating_point() and not label:
-                    place[at] = self.standardized(x)
-                    return self.network(*args, **kwargs)
-        return self.network(*args, **kwargs)
+        names, given = [""] * len(args) + list(kwargs), [*args, *kwargs.values()]
+        for i, (name, x) in enumerate(zip(names, given, strict=True)):
+            signal = not any(word in name for word in ("label", "target", "mask", "weight"))
+            if signal and isinstance(x, torch.Tensor) and x.is_floating_point():
+                given[i] = self.standardized(x)
+                break
+        return self.network(*given[: len(args)], **dict(zip(kwargs, given[len(args) :], strict=True)))
 
     def standardized(self, x):
         """Feature by feature along one dimension, or all alike."""
@@ -66,7 +69,11 @@ class Standardized(Around):
 class Rescaled(Around):
     """A network that gives outputs of mean 0 and deviation 1, which come out in the units of the targets."""
 
-    def __init__(self, network, mean, deviation) -> None:
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, network, mean, deviation):
+        """Mean and deviation are those of the targets."""
         super().__init__(network)
         parameter = next(network.parameters())
         self.register_buffer("mean", torch.tensor(mean, device=parameter.device))
@@ -88,7 +95,7 @@ def in_deviations(loss, deviation):
     return standardized
 
 
-# -- inputs ---------------------------------------------------------------------------------------------------------------
+# -- inputs -----------------------------------------------------------------------------------------------------------
 
 
 def statistics(x: Tensor, dim: int) -> tuple[Number, Number]:
@@ -152,17 +159,19 @@ def _dimension(model: nn.Module, x: Tensor, situation: Situation) -> int:
 
 
 def standardize(model: nn.Module, situation: Situation) -> nn.Module:
+    """The network, given standardized inputs."""
     return Standardized(model, *input_scale(model, situation))
 
 
 def standardize_code(situation: Situation) -> Code:
+    """What a user would write for that."""
     mean, deviation, dim = input_scale(situation.model, situation)
     along = f", dim={dim}" if isinstance(mean, list) and dim != -1 else ""
     line = f"model = Standardized(model, {literal(mean)}, {literal(deviation)}{along})"
     return Code(imports=("import torch",), classes=(Around, Standardized), model=line)
 
 
-# -- targets --------------------------------------------------------------------------------------------------------------
+# -- targets ----------------------------------------------------------------------------------------------------------
 
 
 def target_scale(situation: Situation) -> tuple[Number, Number]:
@@ -191,14 +200,17 @@ def target_scale(situation: Situation) -> tuple[Number, Number]:
 
 
 def rescale(model: nn.Module, situation: Situation) -> nn.Module:
+    """The network, with outputs in the units of the targets."""
     return Rescaled(model, *target_scale(situation))
 
 
 def rescaled(recipe: Recipe, situation: Situation) -> Recipe:
+    """The recipe, with a loss in deviations of the targets."""
     return replace(recipe, loss=in_deviations(recipe.loss, target_scale(situation)[1]))
 
 
 def rescale_code(situation: Situation) -> Code:
+    """What a user would write for both."""
     mean, deviation = target_scale(situation)
     return Code(
         imports=("import torch",),

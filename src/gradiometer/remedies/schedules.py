@@ -38,9 +38,7 @@ def _warm_up_code(situation: Situation) -> Code:
     steps = warming(situation)
     if situation.recipe.schedule is None:
         return _scheduled(f"LinearLR(optimizer, 1 / {steps}, total_iters={steps - 1})")
-    return Code(
-        imports=("import torch",), classes=(RateFactor,), optimizer=f"RateFactor(warm_up={steps}).attach(optimizer)"
-    )
+    return Code(classes=(RateFactor,), optimizer=f"RateFactor(warm_up={steps}).attach(optimizer)")
 
 
 def _scheduled(what: str) -> Code:
@@ -62,7 +60,9 @@ def _linear(recipe: Recipe, situation: Situation) -> Recipe:
 
 
 def _no_schedule(situation: Situation) -> str | None:
-    return None if situation.recipe.schedule is not None else "there is no schedule: the learning rate is constant already"
+    return (
+        None if situation.recipe.schedule is not None else "there is no schedule: the learning rate is constant already"
+    )
 
 
 REMEDIES: tuple[Remedy, ...] = (
@@ -70,7 +70,16 @@ REMEDIES: tuple[Remedy, ...] = (
         name="warm_up",
         title="warm-up of the learning rate over a tenth of the steps",
         group="optimization",
-        treats=("diverging_loss", "oscillating_loss", "stalled_training", "loss_spike", "nonfinite", "attention_collapse"),
+        treats=(
+            "diverging_loss",
+            "oscillating_loss",
+            "stalled_training",
+            "loss_spike",
+            "nonfinite",
+            "attention_collapse",
+            "exploding_gradient",
+            "dead_units",
+        ),
         changes_function=False,
         source="Goyal et al., Accurate, large minibatch SGD (2017), section 2.2; Xiong et al., On layer normalization "
         "in the transformer architecture (2020)",
@@ -83,7 +92,7 @@ REMEDIES: tuple[Remedy, ...] = (
         name="decay",
         title="cosine decay of the learning rate",
         group="optimization",
-        treats=("oscillating_loss", "loss_spike"),
+        treats=("oscillating_loss", "diverging_loss", "loss_spike"),
         changes_function=False,
         source="Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts (2017), equation 5",
         code=lambda s: _scheduled(f"CosineAnnealingLR(optimizer, {s.recipe.steps})"),
@@ -95,7 +104,7 @@ REMEDIES: tuple[Remedy, ...] = (
         name="linear_decay",
         title="linear decay of the learning rate",
         group="optimization",
-        treats=("oscillating_loss",),
+        treats=("oscillating_loss", "diverging_loss"),
         changes_function=False,
         source="Robbins and Monro, A stochastic approximation method (1951): steps that shrink; Defazio et al., "
         "Optimal linear decay learning rate schedules and further refinements (2023)",

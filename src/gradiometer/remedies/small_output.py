@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradiometer.probe.given import call as call_model
 from gradiometer.probe.outputs import tensors
 from gradiometer.probe.traceless import traceless
 from gradiometer.remedies.base import Code, Situation, UnusableError
+from gradiometer.remedies.draws import named
 from gradiometer.remedies.flow import flow
 from gradiometer.remedies.lsuv import inputs_of
 from gradiometer.remedies.whole import Weight, weights
@@ -30,7 +31,7 @@ def plan(model: nn.Module, batch: Any) -> list[tuple[str, str, float]]:
     Raises:
         UnusableError: if the outputs are not loud, or no output layer is found.
     """
-    outputs = [weight for weight in weights(model, flow(model, batch)) if weight.output]
+    outputs = [weight for weight in weights(model, flow(model, batch)) if weight.output and _plain(model, weight)]
     if not outputs:
         raise UnusableError(
             "No linear layer or convolution that gives the output was found. Scale down the last weights by hand."
@@ -50,6 +51,11 @@ def plan(model: nn.Module, batch: Any) -> list[tuple[str, str, float]]:
     return scaled
 
 
+def _plain(model: nn.Module, weight: Weight) -> bool:
+    """Whether it is a parameter, and not computed from others, which need not be smaller when they are."""
+    return weight.parameter in model.get_submodule(weight.path)._parameters
+
+
 def _factor(x: float) -> float:
     return float(f"{x:.2g}") if math.isfinite(x) else 0.0
 
@@ -65,7 +71,7 @@ def _size(targets: Any) -> float:
 
 def _sizes(model: nn.Module, weight: Weight, batch: Any) -> tuple[float, float]:
     """Root mean squares of an output layer's output without its bias, and of the bias."""
-    seen: list[Tensor] = []
+    seen: list[Any] = []
     bias = getattr(weight.module, weight.bias, None) if weight.bias else None
     with traceless(model), torch.no_grad():
         kept = 0.0 if bias is None else float(bias.double().square().mean().sqrt())
@@ -73,7 +79,7 @@ def _sizes(model: nn.Module, weight: Weight, batch: Any) -> tuple[float, float]:
             bias.zero_()
         handles = []
         if weight.module is not None:
-            handles.append(weight.module.register_forward_hook(lambda _, __, y: seen.append(y)))
+            handles.append(weight.module.register_forward_hook(lambda _, __, output: seen.append(output)))
         y = call_model(model, inputs_of(batch))
         for handle in handles:
             handle.remove()
@@ -95,8 +101,7 @@ def code(situation: Situation) -> Code:
     """The factors that the first batch asks for."""
     lines = ["with torch.no_grad():"]
     for path, parameter, factor in plan(situation.model, situation.batch):
-        layer = f'model.get_submodule("{path}")' if path else "model"
-        lines.append(f"    {layer}.{parameter}.mul_({factor})")
+        lines.append(f"    {named(path)}.{parameter}.mul_({factor})")
     return Code(model="\n".join(lines))
 
 

@@ -11,7 +11,7 @@ from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
 from gradiometer.remedies.flow import flow
 from gradiometer.remedies.gains import gain
-from gradiometer.remedies.whole import Weight, normal, weights, whole, zero_bias
+from gradiometer.remedies.whole import Weight, normal, stored, weights, whole, zero_bias
 
 MOST = 0.5
 """Share of different units up to which a layer has copies: just half of them differ where each is drawn twice with
@@ -47,8 +47,8 @@ def plan(model: nn.Module, batch: Any) -> list[Draw]:
     """
     found: list[Draw] = []
     for draw in whole(model, batch, scheme, all_zeros=True):
-        p = getattr(model.get_submodule(draw.path), draw.parameter)
-        if p.ndim > 1 and draw.rows is None and alike(p, draw.chunks):
+        p = stored(model.get_submodule(draw.path), draw.parameter)
+        if p is not None and p.ndim > 1 and draw.rows is None and alike(p, draw.chunks):
             found.append(draw)
     outputs = {(w.path, w.parameter) for w in weights(model, flow(model, batch)) if w.output}
     if all((draw.path, draw.parameter) in outputs for draw in found):

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from gradiometer.remedies.anatomy import ACTIVATIONS, anatomy
 from gradiometer.remedies.base import Code, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import normalization as cases
-from gradiometer.remedies.placing import loop, objection
+from gradiometer.remedies.placing import like, loop, moved, objection
 from gradiometer.remedies.wiring import Wiring
 
 END, STEPS = 10.0, 20_001
@@ -23,11 +23,13 @@ END, STEPS = 10.0, 20_001
 class Standardized(nn.Module):
     """Each unit's weights with mean zero and variance gain^2 / fan-in, the gain learned."""
 
-    def __init__(self, units, gain):  # noqa: D107
+    def __init__(self, units, gain):
+        """One gain for each unit."""
         super().__init__()
         self.gain = nn.Parameter(torch.full((units,), gain))
 
-    def forward(self, weight):  # noqa: D102
+    def forward(self, weight):
+        """The weight that the layer uses."""
         rows = weight.flatten(1)
         rows = rows - rows.mean(1, keepdim=True)
         scale = self.gain / (rows.square().sum(1) + 1e-4 * rows.shape[1] ** -1).sqrt()
@@ -83,7 +85,7 @@ def _plan(model: nn.Module, situation: Situation) -> list[tuple[str, int, float]
         for p in module.parameters(recurse=False):
             owners[id(p)] = owners.get(id(p), 0) + 1
     found = [
-        (one.path, one.module.weight.shape[0], round(gain_of(before.get(id(one.module), "linear")), 4))
+        (one.path, one.module.get_parameter("weight").shape[0], round(gain_of(before.get(id(one.module), "linear")), 4))
         for one in wiring.layers()
         if wiring.hidden(one)
         and not isinstance(one.module, (_ConvTransposeNd, nn.Bilinear))
@@ -101,18 +103,17 @@ def _plan(model: nn.Module, situation: Situation) -> list[tuple[str, int, float]
 def _treat(model: nn.Module, situation: Situation) -> nn.Module:
     for path, units, gain in _plan(model, situation):
         layer = model.get_submodule(path)
-        parametrize.register_parametrization(layer, "weight", _like(Standardized(units, gain), layer))
+        parametrize.register_parametrization(
+            layer, "weight", like(Standardized(units, gain), layer).train(layer.training)
+        )
     return model
-
-
-def _like(made: nn.Module, layer: nn.Module) -> nn.Module:
-    return made.to(layer.weight.device, layer.weight.dtype).train(layer.training)  # type: ignore[call-overload]
 
 
 def _code(situation: Situation) -> Code:
     groups: dict[str, list[str]] = {}
     for path, units, gain in _plan(situation.model, situation):
-        groups.setdefault(f"Standardized({units}, {gain})", []).append(path)
+        made = f"Standardized({units}, {gain})" + moved(situation.model.get_submodule(path))
+        groups.setdefault(made, []).append(path)
     body = 'parametrize.register_parametrization(model.get_submodule(path), "weight", {made})'
     single = 'parametrize.register_parametrization(model.get_submodule("{path}"), "weight", {made})'
     return Code(

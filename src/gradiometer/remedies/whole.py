@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from gradiometer.remedies.anatomy import NAMES, role_of
-from gradiometer.remedies.draws import Draw, Through
-from gradiometer.remedies.flow import Flow, Step, flow
+from gradiometer.remedies.draws import Draw
+from gradiometer.remedies.flow import Flow, flow
 
 init = nn.init
 
@@ -30,7 +30,8 @@ class Weight:
     """A weight to be drawn: where it is, what comes in and goes out, and the activation behind it.
 
     ``regular`` says that the functions of ``torch.nn.init`` see the same fans; ``activation`` is that module, or its
-    name, or ``"linear"``.
+    name, or ``"linear"``; weights that
+    are used again and again keep the gain at one. ``recurrent`` weights get what they themselves have made.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Weight:
     output: bool = False
     module: nn.Module | None = None
     bias: str = ""
+    recurrent: bool = False
 
     @property
     def operation(self) -> str:
@@ -87,8 +89,8 @@ def weights(model: nn.Module, seen: Flow) -> Iterator[Weight]:
     done: set[int] = set()
     for path, module in model.named_modules():
         if role_of(module) == "weights" and (weight := _of_layer(path, module, seen)) is not None:
-            held = getattr(module, "weight", None)
-            if isinstance(held, Tensor) and id(held) not in done:
+            held = stored(module)
+            if held is not None and id(held) not in done:
                 done.add(id(held))
                 yield weight
     named = dict(model.named_parameters())
@@ -98,16 +100,19 @@ def weights(model: nn.Module, seen: Flow) -> Iterator[Weight]:
         if step.role == "weights" and p is not None and p.requires_grad and id(p) not in done and p.ndim > 1:
             done.add(id(p))
             path, _, parameter = step.parameter.rpartition(".")
-            activation = _activation(seen, seen.activation_of(None, step.parameter))
+            activation = _activation(seen, None, step.parameter)
             output = seen.is_output(None, step.parameter)
-            yield Weight(path, parameter, tuple(p.shape), *step.fans, False, activation, output)
+            again = _again(seen, None, step.parameter)
+            yield Weight(path, parameter, tuple(p.shape), *step.fans, False, activation, output, recurrent=again)
 
 
 def _of_layer(path: str, module: nn.Module, seen: Flow) -> Weight | None:
     place = _place(path, module, "weight")
     if place is None:
         return None
-    shape = tuple(module.weight.shape)  # type: ignore[union-attr]
+    held = stored(module)
+    assert held is not None
+    shape = tuple(held.shape)
     kernel = math.prod(shape[2:])
     fan_in, fan_out, regular = shape[1] * kernel, shape[0] * kernel, True
     groups = getattr(module, "groups", 1)
@@ -120,40 +125,46 @@ def _of_layer(path: str, module: nn.Module, seen: Flow) -> Weight | None:
         fan_out = shape[0]
     elif groups > 1:
         fan_out, regular = fan_out // groups, False
-    bias = getattr(module, "bias", None)
-    trainable = isinstance(bias, nn.Parameter) and bias.requires_grad
+    bias = module._parameters.get("bias")
+    trainable = bias is not None and bias.requires_grad
     return Weight(
         *place,
         shape,
         fan_in,
         fan_out,
         regular,
-        _activation(seen, seen.activation_of(module)),
+        _activation(seen, module),
         seen.is_output(module),
         module,
         "bias" if trainable else "",
+        _again(seen, module),
     )
 
 
-def _activation(_: Flow, step: Step | None) -> nn.Module | str:
-    if step is None:
+def _activation(seen: Flow, module: nn.Module | None, parameter: str = "") -> nn.Module | str:
+    step = seen.activation_of(module, parameter)
+    if step is None or len(seen.of(module, parameter)) > 1:
         return "linear"
     return step.module if step.module is not None else step.operation
 
 
-def _place(path: str, module: nn.Module, name: str) -> tuple[str, str] | None:
-    """Where the values of a weight are kept; ``None`` if they are frozen or cannot be set."""
-    held = getattr(module, name, None)
-    if isinstance(held, nn.Parameter):
-        return (path, name) if held.requires_grad and held.ndim > 1 else None
+def _again(seen: Flow, module: nn.Module | None, parameter: str = "") -> bool:
+    return any(step.again for step in seen.of(module, parameter))
+
+
+def stored(module: nn.Module, name: str = "weight") -> Tensor | None:
+    """The parameter in which a weight is kept; a parametrization is not computed, since that may change buffers."""
     parametrized = getattr(module, "parametrizations", {})
     if name in parametrized:
         inner = parametrized[name]
-        single = hasattr(inner, "original")
-        if not all(p.requires_grad for p in inner.parameters()):
-            return None
-        return (f"{path}.parametrizations.{name}".lstrip("."), "original") if single else (path, name)
-    return None
+        return inner.original if hasattr(inner, "original") else max(inner.parameters(), key=Tensor.numel)
+    return module._parameters.get(name)
+
+
+def _place(path: str, module: nn.Module, name: str) -> tuple[str, str] | None:
+    """Where a weight is; ``None`` if it is frozen or cannot be set."""
+    held = stored(module, name)
+    return None if held is None or held.ndim < 2 or not held.requires_grad else (path, name)
 
 
 def whole(model: nn.Module, batch: Any, scheme: Scheme, *, all_zeros: bool = False) -> list[Draw]:
@@ -193,16 +204,14 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme, *, all_zeros: bool = Fal
     tied = _tied(model, seen)
     attentive = any(step.role == "attention" or "product" in step.uses for step in seen.steps)
     out: list[Draw] = []
-    drawn: set[int] = set()
     for path, module in model.named_modules():
         role = role_of(module)
-        held = getattr(module, "weight", None)
+        held = stored(module)
         if role == "embedding":
             out += _embedding(path, module, tied, attentive)
-            drawn.add(id(held))
         elif id(module) in of_module:
             if id(held) not in tied and (all_zeros or not _begins_at_zero(module, seen)):
-                out += scheme(of_module[id(module)])
+                out += _drawn(of_module[id(module)], scheme)
             elif of_module[id(module)].bias and id(held) in tied:
                 out += zero_bias(of_module[id(module)])
         elif role == "normalization":
@@ -215,13 +224,20 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme, *, all_zeros: bool = Fal
             out += _constant(path, module, "weight", 0.25)
     for weight in layers.values():
         if weight.module is None:
-            out += scheme(weight)
+            out += _drawn(weight, scheme)
     out += _tables(model, seen)
     return [_suited(model, one) for one in out]
 
 
+def _drawn(weight: Weight, scheme: Scheme) -> tuple[Draw, ...]:
+    """By the scheme; square matrices of a recurrence orthogonal, as in recurrent layers."""
+    if weight.recurrent and len(weight.shape) == 2 and weight.shape[0] == weight.shape[1]:
+        return (draw(weight, init.orthogonal_), *zero_bias(weight))
+    return scheme(weight)
+
+
 def _embeddings(model: nn.Module) -> set[int]:
-    return {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    return {id(stored(m)) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
 
 
 def _tied(model: nn.Module, seen: Flow) -> set[int]:
@@ -238,15 +254,15 @@ def _tied(model: nn.Module, seen: Flow) -> set[int]:
 
 def _begins_at_zero(module: nn.Module, seen: Flow) -> bool:
     """Whether a branch ends in it, with weights of zero, in front of an addition."""
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and not weight.detach().any() and seen.joins(module)
+    weight = stored(module)
+    return weight is not None and not weight.detach().any() and seen.joins(module)
 
 
 def _embedding(path: str, module: Any, tied: set[int], attentive: bool) -> Iterator[Draw]:
     place = _place(path, module, "weight")
     if place is None:
         return
-    small = id(module.weight) in tied or attentive
+    small = id(stored(module)) in tied or attentive
     std = number(module.embedding_dim**-0.5) if small else 1.0
     yield Draw(*place, init.normal_, (("std", std),))
     if module.padding_idx is not None:
@@ -330,14 +346,17 @@ _PLAIN = frozenset((init.zeros_, init.ones_, init.constant_, init.normal_, init.
 
 
 def _suited(model: nn.Module, one: Draw) -> Draw:
-    """Drawn elsewhere first where the parameter cannot be drawn in place."""
+    """Where a parametrization keeps its values; drawn elsewhere first where it cannot be drawn in place."""
     module = model.get_submodule(one.path)
-    through: Through = ""
     if not one.parameter:
         return one
-    if one.parameter not in module._parameters and one.parameter in getattr(module, "parametrizations", {}):
-        through = "assign"
-    elif one.function not in _PLAIN and getattr(module, one.parameter).dtype in (torch.float16, torch.bfloat16):
-        through = "copy"
-    return replace(one, through=through) if through and one.rows is None else one
-
+    if one.parameter not in module._parameters:
+        inner = module.parametrizations[one.parameter]  # type: ignore[index]
+        if not hasattr(inner, "original"):
+            return replace(one, through="assign")
+        path = f"{one.path}.parametrizations.{one.parameter}".lstrip(".")
+        return _suited(model, one.at(path, "original"))
+    if one.rows is None and one.function not in _PLAIN:
+        half = module._parameters[one.parameter].dtype in (torch.float16, torch.bfloat16)  # type: ignore[union-attr]
+        return replace(one, through="copy") if half else one
+    return one

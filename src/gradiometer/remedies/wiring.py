@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from gradiometer.probe.given import Inputs
 from gradiometer.probe.graph import ACCUMULATE, node_of
@@ -56,7 +57,8 @@ class Wiring:
                 if p.is_leaf and (p.is_floating_point() or p.is_complex()):
                     p.requires_grad_(True)
             handles: list[Any] = []
-            for module in model.modules():
+            inner = {id(m) for one in model.modules() if isinstance(one, ParametrizationList) for m in one.modules()}
+            for module in (m for m in model.modules() if id(m) not in inner):
                 handles.append(module.register_forward_pre_hook(self._begin, with_kwargs=True))
                 handles.append(module.register_forward_hook(self._end))
             try:
@@ -155,6 +157,10 @@ class Wiring:
         """The nodes that read what a node made."""
         return self._after.get(node, [])
 
+    def normalizes(self, node: Any) -> bool:
+        """Whether a node belongs to a normalization."""
+        return self._kind(node) == "normalization"
+
     def stream(self, total: Any) -> Any | None:
         """Of the two terms of a sum that from which the other is made, by way of weights; ``None`` if there is none."""
         branch = self._branch(total)
@@ -176,7 +182,13 @@ class Wiring:
         return frozenset(found)
 
     def _weights(self, nodes: Iterable[Any]) -> int:
-        return sum(self._kind(node) == "weights" for node in nodes)
+        """How many layers with weights there are among some nodes; attention of torch is one."""
+        found = set()
+        for node in nodes:
+            owner = self._owner.get(node)
+            if self._kind(node) == "weights" or (owner is not None and owner.role == "attention"):
+                found.add(node if owner is None else owner)
+        return len(found)
 
     def _branch(self, total: Any) -> tuple[Any, frozenset[Any]] | None:
         """Of a sum the term that stays as it is, and the nodes that make the other of it."""
@@ -191,7 +203,7 @@ class Wiring:
         return None
 
     def weighty(self, one: Pass) -> int:
-        """How many products with weights a call makes."""
+        """How many layers with weights a call goes through."""
         return self._weights(one.inside)
 
     def _named(self) -> Iterator[tuple[str, nn.Module]]:
@@ -230,8 +242,8 @@ class Wiring:
         before, given, first, version = self._open.pop()
         after = _nodes(output)
         inside = frozenset(node for node in _below(after, before) if node.name() != ACCUMULATE)
-        leaf = not any(True for _ in module.children()) or isinstance(module, nn.MultiheadAttention)
         role = role_of(module)
+        leaf = role != "other" or not any(True for _ in module.children())
         if leaf and "norm" in type(module).__name__.lower():
             role = "normalization"  # one of the user's own
         path, overwrites = self.paths[id(module)], version is not None and first._version != version

@@ -11,18 +11,23 @@ from gradiometer.records import Diagnosis, Reading, Run
 from gradiometer.remedies.base import Situation
 from gradiometer.remedies.recipe import Recipe
 from gradiometer.rules import diagnose
+from gradiometer.rules.progress import progress
 from gradiometer.trials.training import Training, endless
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What of a `Situation` travels between processes: records, and no recipe."""
+    """What of a `Situation` travels between processes: records, and no recipe.
+
+    ``stands`` says that the loss does not fall, whatever the findings say of it.
+    """
 
     diagnosis: Diagnosis
     birth: Reading | None = None
     early: Reading | None = None
     last: Reading | None = None
     losses: tuple[float, ...] = ()
+    stands: bool = False
 
     def situation(self, recipe: Recipe) -> Situation:
         """The situation of a recipe, with a network and a batch made anew."""
@@ -35,6 +40,7 @@ class Facts:
             early=self.early,
             last=self.last,
             losses=self.losses,
+            stands=self.stands,
         )
 
 
@@ -42,7 +48,8 @@ def facts(run: Run, losses: tuple[float, ...]) -> Facts:
     """What a watched training tells; its birth is measured apart."""
     readings = run.readings
     ends = (readings[0], readings[-1]) if len(readings) else (None, None)
-    return Facts(diagnose(run, ignore=()), None, *ends, losses)
+    seen = progress(run.losses(), list(readings))
+    return Facts(diagnose(run, ignore=()), None, *ends, losses, stands=seen.learning is False and not seen.little)
 
 
 def birth(recipe: Recipe, seed: int = 0) -> Reading | None:

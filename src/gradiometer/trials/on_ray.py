@@ -100,7 +100,7 @@ class RayExecutor(Dispatcher):
             self._share = min(1.0, there.get("GPU", 0.0) / self.workers)
         try:
             with _by_value(ray, self.recipe_of):
-                self._recipes = ray.put(ray.cloudpickle.dumps(self.recipe_of))
+                self._recipes = ray.put((sys.path, ray.cloudpickle.dumps(self.recipe_of)))
         except Exception as error:
             raise InputError(
                 f"the recipe cannot be sent to a Ray worker ({type(error).__name__}: {str(error)[:200]}). Let its "
@@ -134,8 +134,10 @@ class RayExecutor(Dispatcher):
             return worker, ray.get(answer)
         except ray.exceptions.ActorUnavailableError:
             text = "its worker was lost, and lost again when Ray repeated its job: out of memory?"
-        except ray.exceptions.RayError as error:  # one that cannot even be built
-            text = f"its worker failed with {type(error).__name__}: {str(error).strip()[-200:]}"
+        except ray.exceptions.RayTaskError as error:  # what a recipe refers to is not there
+            text = f"its worker could not begin: {type(error.cause).__name__}: {str(error.cause)[:200]}"
+        except ray.exceptions.RayError as error:
+            text = f"its worker was lost: {type(error).__name__}: {str(error).strip()[:200]}"
             self._actors.pop(worker)
         self._assignment.lost(worker)
         return worker, nothing(self._under_way[worker].job, text)
@@ -172,7 +174,9 @@ class _Actor:
         from ray import cloudpickle
 
         if self._worker is None:  # at first, and after a restart
-            self._worker = Worker(cloudpickle.loads(ray.get(places[0])), self._stacking)
+            path, recipe_of = ray.get(places[0])
+            sys.path += [place for place in path if place not in sys.path]  # a script's own modules lie beside it
+            self._worker = Worker(cloudpickle.loads(recipe_of), self._stacking)
         if version != self._version:
             self._worker.tell(ray.get(places[1]))
             self._version = version

@@ -10,7 +10,7 @@ from statistics import fmean
 from gradiometer.errors import InputError
 from gradiometer.records import Arm, Interval, PrescriptionRecord, Trial
 from gradiometer.remedies.base import Group, Remedy, Situation
-from gradiometer.remedies.choice import Candidate, Names, candidates, further, kinds, plans
+from gradiometer.remedies.choice import Candidate, Names, candidates, further, kinds, plans, varied
 from gradiometer.remedies.combination import combined
 from gradiometer.remedies.recipe import Recipe
 from gradiometer.trials.examination import birth
@@ -21,10 +21,10 @@ from gradiometer.trials.tournament import FIRST, SECOND, THROUGH, Tournament, va
 from gradiometer.trials.verdict import judged
 from gradiometer.trials.worker import Job, Outcome
 
-WIDE = 10
-"""Candidates of the first round. Ten, for an eighth of the steps each, cost one and a quarter trainings."""
+WIDE = 9
+"""Candidates of the first round. Nine, for an eighth of the steps each, cost a little more than one training."""
 
-FURTHER = 6
+FURTHER = 5
 """Combinations of the second round."""
 
 FINALISTS = 2
@@ -87,9 +87,9 @@ class Search:
         self.executor.tell(found)
         if first.steps < self.recipe.steps and not first.failure:
             self.reason = f"the time was up at step {first.steps} of the untreated training"
-        elif found.diagnosis.healthy:
+        elif found.diagnosis.healthy and not found.stands:
             self.reason = "healthy: there is nothing to prescribe"
-        elif found.diagnosis.healthy is None:
+        elif found.diagnosis.healthy is None and not first.failure:
             self.reason = f"cannot say what ails it: {found.diagnosis.reason}"
 
     def _compete(self) -> list[Names]:
@@ -158,8 +158,9 @@ class Search:
         new = [names for names in wanted if names not in self.candidates]
         usable, refused = candidates(self.situation, self.remedies, new)
         self.refused |= refused
-        self.candidates |= {candidate.names: candidate for candidate in usable[:limit]}
-        return [candidate.names for candidate in usable[:limit]]
+        admitted = usable[:limit] if self.wanted is not None else varied(usable, self.remedies, limit)
+        self.candidates |= {candidate.names: candidate for candidate in admitted}
+        return [candidate.names for candidate in admitted]
 
     def _preference(self, names: Names) -> tuple[float, int, bool, float]:
         """Sorts finalists: the best first, but of nearly equal ones the simpler one."""

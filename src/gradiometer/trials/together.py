@@ -6,12 +6,10 @@ import copy
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn, optim
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -80,8 +78,7 @@ class Together:
         self._schedule = recipe.schedule(self._optimizer) if recipe.schedule is not None else None
         for module in self._model.modules():
             if type(module) is nn.Linear and "forward" not in vars(module):
-                vars(module)["forward"] = partial(_linear, module)
-        self._run = vmap(self._forward, randomness="error")  # random numbers: each seed would draw its own
+                module.__class__ = _Linear
 
     @property
     def steps(self) -> int:
@@ -114,7 +111,8 @@ class Together:
     def _step(self) -> None:
         batches = [parts(next(one), self.recipe.loss) for one in self._batches]
         self._optimizer.zero_grad()
-        outputs = _apart(self._run(self._stacked, _stacked([given for given, _ in batches])), len(batches))
+        run = vmap(self._forward, randomness="error")  # random numbers: each seed would draw its own
+        outputs = _apart(run(self._stacked, _stacked([given for given, _ in batches])), len(batches))
         losses = {
             i: self._loss(own, targets)
             for i, (own, (_, targets)) in enumerate(zip(outputs, batches, strict=True))
@@ -256,17 +254,18 @@ def _clip(parameters: Sequence[Tensor], bound: float) -> None:
         gradient.mul_(factors.view(-1, *(1,) * (gradient.dim() - 1)))
 
 
-def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+class _Linear(nn.Linear):
     """A linear layer of several networks as one product of stacked matrices.
 
     ``vmap`` gets there by five operations, of which each costs as much as the product of a small layer.
     """
-    given = x, module.weight, module.bias
-    levels = {_functorch.maybe_get_level(one) if one is not None else None for one in given}
-    if x.dim() < 2 or len(levels) > 1 or not all(map(_functorch.is_batchedtensor, given)):
-        return F.linear(*given)
-    level = levels.pop()
-    rows, weight, bias = (_functorch._remove_batch_dim(one, level, 0, 0) for one in given)
-    shape = rows.shape
-    made = torch.baddbmm(bias.unsqueeze(1), rows.flatten(1, -2), weight.transpose(1, 2))
-    return _functorch._add_batch_dim(made.unflatten(1, shape[1:-1]), 0, level)
+
+    def forward(self, input: Tensor) -> Tensor:
+        given = input, self.weight, self.bias
+        levels = {None if one is None else _functorch.maybe_get_level(one) for one in given}
+        if input.dim() < 2 or len(levels) > 1 or not all(map(_functorch.is_batchedtensor, given)):
+            return super().forward(input)
+        level = levels.pop()
+        rows, weight, bias = (_functorch._remove_batch_dim(one, level, 0, 0) for one in given)
+        made = torch.baddbmm(bias.unsqueeze(1), rows.flatten(1, -2), weight.transpose(1, 2))
+        return _functorch._add_batch_dim(made.unflatten(1, rows.shape[1:-1]), 0, level)

@@ -22,8 +22,8 @@ LOST = 20
 """Losses in a row that are NaN or Inf after which a training is over: a loss scaler that looks for its scale skips
 a few steps in a row, and nothing else comes back."""
 
-BUDGET = 0.05
-"""Share of a training's time that watching may cost here: a diagnosis of a short training needs some readings."""
+BUDGET = 0.2
+"""Share of a training's time that watching may cost here: everything that follows rests on this diagnosis."""
 
 
 class Training:
@@ -74,7 +74,7 @@ class Training:
                     self.losses.append(self._step())
                     self.failure = lost(self.losses)
             except Exception as error:
-                self.failure = f"{type(error).__name__} at step {self.steps}: {str(error).strip()[:200]}"
+                self.failure = f"{type(error).__name__} at step {self.steps}: {str(error).strip()[:200]}".rstrip(": ")
                 self.error = error
                 self.close(error)
         self.seconds += perf_counter() - began

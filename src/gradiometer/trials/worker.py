@@ -98,7 +98,10 @@ class Worker:
     def forget(self, arm: tuple[str, ...]) -> None:
         """Lets go of an arm's trainings."""
         self._recipes.pop(arm, None)
-        self._drop([key for key in self._held if key[0] == arm])
+        keys = [key for key in self._held if key[0] == arm]
+        self._drop(keys)
+        if any(watched for _, _, watched in keys):
+            gc.collect()  # a watch and what it watches know each other
 
     def close(self) -> None:
         """Lets go of everything."""
@@ -119,7 +122,7 @@ class Worker:
             except SystemExit as error:
                 failures |= dict.fromkeys(stack.seeds, told(error))
         outcome = self._outcome(job, stacks, failures, before)
-        if any("memory" in text for text in outcome.failures):
+        if any("memory" in text.lower() for text in outcome.failures):
             self._drop([(job.arm, seed, job.watched) for seed in job.seeds])
             gc.collect()  # so that the other arms have room
         return outcome

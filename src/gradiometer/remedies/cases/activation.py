@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from gradiometer.datasets import Dataset, digits
 from gradiometer.remedies.recipe import Recipe
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @cache
@@ -46,7 +49,7 @@ def classifier(model: Callable[[], nn.Module], optimizer: Callable[..., torch.op
     )
 
 
-def drawn(model: nn.Module, scale: float, bias: float = 0.0) -> nn.Module:
+def drawn(model: M, scale: float, bias: float = 0.0) -> M:
     """Weights of its linear and convolutional layers with variance ``scale^2 / fan_in``, and biases all the same."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):

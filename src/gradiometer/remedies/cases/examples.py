@@ -44,7 +44,9 @@ def drawn(x: Tensor, y: Tensor, seed: int, size: int = 64) -> Iterator[tuple[Ten
         yield x[chosen], y[chosen]
 
 
-def layers(inputs: int, outputs: int, width: int = 32, depth: int = 1, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def layers(
+    inputs: int, outputs: int, width: int = 32, depth: int = 1, activation: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
     """Linear layers with an activation between, as torch draws them."""
     made: list[nn.Module] = []
     for i in range(depth):
@@ -54,10 +56,21 @@ def layers(inputs: int, outputs: int, width: int = 32, depth: int = 1, activatio
 
 sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 adam = partial(torch.optim.Adam, lr=3e-3)
+quick = partial(torch.optim.Adam, lr=1e-2)
+
+
+def plain_network() -> nn.Module:
+    """One hidden layer, for digits."""
+    return layers(64, 10)
+
+
+def curved_network() -> nn.Module:
+    """One hidden layer, for a function of eight numbers."""
+    return layers(8, 1, activation=nn.Tanh)
 
 
 def telling_digits(
-    model: Callable[[], nn.Module] = partial(layers, 64, 10),
+    model: Callable[[], nn.Module] = plain_network,
     optimizer: Callable[..., torch.optim.Optimizer] = sgd,
     steps: int = 200,
     *,
@@ -83,8 +96,8 @@ def telling_digits(
 
 
 def fitting_a_curve(
-    model: Callable[[], nn.Module] = partial(layers, 8, 1, activation=nn.Tanh),
-    optimizer: Callable[..., torch.optim.Optimizer] = adam,
+    model: Callable[[], nn.Module] = curved_network,
+    optimizer: Callable[..., torch.optim.Optimizer] = quick,
     steps: int = 250,
     *,
     inputs: Change = same,

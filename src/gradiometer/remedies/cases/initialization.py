@@ -9,10 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradiometer.remedies.cases.activation import accuracy, batches, chain, classifier, data, drawn, sgd
+from gradiometer.remedies.cases.activation import chain, classifier, drawn, sgd
 from gradiometer.remedies.recipe import Recipe
 
 adam = partial(torch.optim.Adam, lr=2e-3)
+
+
+def layers(model: nn.Module) -> list[nn.Linear]:
+    """Its linear layers."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]
 
 
 def small_relu() -> Recipe:
@@ -40,7 +45,7 @@ def uneven_scales() -> Recipe:
 
     def model() -> nn.Module:
         made = chain(48, 12, nn.ReLU)
-        for i, layer in enumerate(made[::2]):
+        for i, layer in enumerate(layers(made)):
             drawn(layer, 0.15 * (1 + i % 3))
         return made
 
@@ -63,7 +68,7 @@ def born_dead() -> Recipe:
     def model() -> nn.Module:
         made = drawn(chain(12, 6, nn.ReLU), 1.0)
         with torch.no_grad():
-            for layer in made[2:-1:2]:
+            for layer in layers(made)[1:-1]:
                 layer.weight.sub_(0.7)
         return made
 
@@ -75,7 +80,7 @@ def constant_weights() -> Recipe:
 
     def model() -> nn.Module:
         made = drawn(chain(48, 3, nn.ReLU), 1.0)
-        for layer in made[::2]:
+        for layer in layers(made):
             nn.init.constant_(layer.weight, 0.02)
         return made
 
@@ -87,7 +92,7 @@ def zero_weights() -> Recipe:
 
     def model() -> nn.Module:
         made = chain(48, 2, nn.ReLU)
-        for layer in made[::2]:
+        for layer in layers(made):
             nn.init.zeros_(layer.weight)
         return made
 
@@ -99,7 +104,7 @@ def loud_output() -> Recipe:
 
     def model() -> nn.Module:
         made = drawn(chain(48, 3, nn.Tanh), 1.0)
-        drawn(made[-1], 300.0)
+        drawn(layers(made)[-1], 300.0)
         return made
 
     return classifier(model, partial(torch.optim.SGD, lr=0.03), 300)
@@ -126,20 +131,6 @@ def faint_convolutions() -> Recipe:
     return classifier(lambda: drawn(Images(8, 10), 0.4), partial(torch.optim.SGD, lr=0.05, momentum=0.9), 200)
 
 
-class Rows(nn.Module):
-    """Reads the eight rows of a digit by a layer that gives ``(output, state)``, and tells it by the last output."""
-
-    def __init__(self, layer: nn.Module, width: int) -> None:
-        """``layer`` is recurrent, batch first."""
-        super().__init__()
-        self.layer = layer
-        self.head = nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Digits as rows."""
-        return self.head(self.layer(x)[0][:, -1])
-
-
 def recalled(seed: int, length: int, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
     """Sequences of noise whose first entry says which of four classes it is."""
     generator = torch.Generator().manual_seed(seed)
@@ -157,8 +148,8 @@ def _recall(generator: torch.Generator, length: int, size: int) -> tuple[Tensor,
 class Recall(nn.Module):
     """A recurrent layer, and an output layer behind its last step."""
 
-    def __init__(self, layer: nn.Module, width: int) -> None:
-        """``layer`` is recurrent, batch first."""
+    def __init__(self, layer: nn.RNNBase, width: int) -> None:
+        """``layer`` is batch first."""
         super().__init__()
         self.layer = layer
         self.head = nn.Linear(width, 4)
@@ -191,10 +182,10 @@ def shut_gates() -> Recipe:
 
     def model() -> nn.Module:
         made = Recall(nn.LSTM(4, 16, batch_first=True), 16)
-        nn.init.constant_(made.layer.bias_ih_l0[16:32].detach(), -4.0)
+        nn.init.constant_(made.layer.all_weights[0][2].detach()[16:32], -4.0)
         return made
 
-    return remembering(model, 1e-2, 12, 250)
+    return remembering(model, 1e-2, 10, 300)
 
 
 def forgetful_recurrence() -> Recipe:
@@ -202,7 +193,7 @@ def forgetful_recurrence() -> Recipe:
 
     def model() -> nn.Module:
         made = Recall(nn.RNN(4, 16, batch_first=True), 16)
-        nn.init.normal_(made.layer.weight_hh_l0, std=0.1)
+        nn.init.normal_(made.layer.all_weights[0][1], std=0.1)
         return made
 
     return remembering(model, 3e-3, 40, 150)

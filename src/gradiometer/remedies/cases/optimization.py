@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradiometer.remedies.cases.examples import drawn, fitting_a_curve, images, layers, sgd, telling_digits
+from gradiometer.remedies.cases.examples import adam, drawn, images, layers, sgd, telling_digits
 from gradiometer.remedies.recipe import Recipe
 
 plain = torch.optim.SGD
 
 
-# -- spikes, and clipping -------------------------------------------------------------------------------------------------
+# -- spikes, and clipping ---------------------------------------------------------------------------------------------
 
 
 def odd_batches() -> Recipe:
@@ -28,27 +29,6 @@ def odd_batches() -> Recipe:
             yield (3e4 * x if step >= 40 and step % 20 == 0 else x), y
 
     return replace(telling_digits(optimizer=partial(plain, lr=0.1), steps=250), batches=batches)
-
-
-class Rows(nn.Module):
-    """A recurrent network that reads an image row by row, three times over, with weights that amplify."""
-
-    def __init__(self) -> None:
-        """ReLU cells, and recurrent weights of spectral radius 1.3."""
-        super().__init__()
-        self.cells = nn.RNN(8, 32, nonlinearity="relu", batch_first=True)
-        nn.init.orthogonal_(self.cells.weight_hh_l0, 1.3)
-        self.head = nn.Linear(32, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores of the classes."""
-        rows = x.reshape(len(x), 8, 8).repeat(1, 3, 1)
-        return self.head(self.cells(rows)[0][:, -1])
-
-
-def exploding_recurrence() -> Recipe:
-    """Gradients that grow by a third with every row."""
-    return telling_digits(Rows, partial(plain, lr=0.1), 150)
 
 
 def bound_by_clipping() -> Recipe:
@@ -70,7 +50,7 @@ def bound_by_own_clipping() -> Recipe:
     return replace(telling_digits(optimizer=partial(plain, lr=0.3)), step=step)
 
 
-# -- rates ----------------------------------------------------------------------------------------------------------------
+# -- rates ------------------------------------------------------------------------------------------------------------
 
 
 def swinging() -> Recipe:
@@ -110,13 +90,43 @@ def short_steps() -> Recipe:
 
 
 def cold_start() -> Recipe:
-    """A rate that only a network under way endures."""
-    return telling_digits(partial(layers, 64, 10, depth=6), partial(torch.optim.Adam, lr=0.02), 250)
+    """A rate that only a network under way endures: its weights begin twice as large as He's."""
+
+    def model() -> nn.Module:
+        network = layers(64, 10, 64, 5)
+        for layer in network:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=2 * (2 / layer.in_features) ** 0.5)
+                nn.init.zeros_(layer.bias)
+        return network
+
+    return telling_digits(model, partial(plain, lr=0.15), 400)
+
+
+@cache
+def noisy_line() -> tuple[Tensor, Tensor, Tensor]:
+    """A linear function of twenty numbers: inputs, its values, and the same with noise of half their size."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 20, generator=generator)
+    y = x @ torch.randn(20, 1, generator=generator) / 20**0.5
+    return x, y, y + 0.5 * torch.randn(3000, 1, generator=generator)
 
 
 def noise_at_the_end() -> Recipe:
-    """Steps so long that what is learned from one batch is lost with the next."""
-    return telling_digits(lambda: nn.Linear(64, 10), partial(plain, lr=30.0), 300)
+    """Four examples a batch, and steps so long that what is learned from one is lost with the next."""
+    x, truth, noisy = noisy_line()
+
+    def explained(network: nn.Module) -> float:
+        return float(1 - (network(x) - truth).square().mean() / truth.var())
+
+    return Recipe(
+        model=lambda: nn.Linear(20, 1),
+        optimizer=partial(plain, lr=0.16),
+        loss=F.mse_loss,
+        batches=lambda seed: drawn(x, noisy, seed, 4),
+        evaluate=explained,
+        steps=300,
+    )
 
 
 def schedule_that_ended() -> Recipe:
@@ -125,25 +135,38 @@ def schedule_that_ended() -> Recipe:
     return replace(recipe, schedule=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.7))
 
 
-# -- momentum and decay ---------------------------------------------------------------------------------------------------
+# -- momentum and decay -----------------------------------------------------------------------------------------------
 
 
 def steps_a_tenth_too_short() -> Recipe:
-    """Deep sigmoids, that take their time, and steps that do not get there."""
-    return fitting_a_curve(partial(layers, 8, 1, depth=3, activation=nn.Tanh), partial(plain, lr=0.01), 300)
+    """A deep network on a plateau, which steps ten times longer would leave."""
+    x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
+    y = 1.5 * torch.tanh(x.sum(1, keepdim=True) / 8**0.5)
+
+    def explained(network: nn.Module) -> float:
+        return float(1 - (network(x[2000:]) - y[2000:]).square().mean() / y[2000:].var())
+
+    return Recipe(
+        model=partial(layers, 8, 1, 32, 5, nn.Tanh),
+        optimizer=partial(plain, lr=5e-4),
+        loss=F.mse_loss,
+        batches=lambda seed: drawn(x[:2000], y[:2000], seed),
+        evaluate=explained,
+        steps=400,
+    )
 
 
 def weights_far_too_large() -> Recipe:
-    """Weights drawn ten times too large, that drown what is learned."""
+    """Weights drawn twenty times too large, that drown what is learned."""
 
     def model() -> nn.Module:
-        network = layers(64, 10, 64, 2)
+        network = layers(64, 10, 64, 2, nn.Tanh)
         for layer in network:
             if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=0.8)
+                nn.init.normal_(layer.weight, std=3.0)
         return network
 
-    return telling_digits(model, partial(plain, lr=0.02), 300)
+    return telling_digits(model, partial(plain, lr=0.05), 300)
 
 
 def decay_that_kills() -> Recipe:
@@ -151,7 +174,7 @@ def decay_that_kills() -> Recipe:
     return telling_digits(optimizer=partial(plain, lr=0.1, weight_decay=1.0))
 
 
-# -- optimizers -----------------------------------------------------------------------------------------------------------
+# -- optimizers -------------------------------------------------------------------------------------------------------
 
 
 def adagrad_that_dies() -> Recipe:
@@ -174,7 +197,7 @@ def no_rate() -> Recipe:
     return telling_digits(optimizer=partial(sgd, lr=0.0))
 
 
-# -- wiring ---------------------------------------------------------------------------------------------------------------
+# -- wiring -----------------------------------------------------------------------------------------------------------
 
 
 class Hidden(nn.Module):
@@ -208,11 +231,11 @@ def frozen_as_drawn() -> Recipe:
     """All but the head is switched off, and was never trained."""
 
     def model() -> nn.Module:
-        network = layers(64, 10, 8, 3, nn.Tanh)
+        network = layers(64, 10, 24, 5, nn.Tanh)
         network[:-1].requires_grad_(False)
         return network
 
-    return telling_digits(model)
+    return telling_digits(model, adam)
 
 
 def held_by_nobody() -> Recipe:
@@ -230,5 +253,3 @@ def without_zero_grad() -> Recipe:
         return value.item()
 
     return replace(telling_digits(optimizer=partial(plain, lr=0.1)), step=step)
-
-

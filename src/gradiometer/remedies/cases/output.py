@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradiometer.remedies.cases.examples import fitting_a_curve, layers, telling_digits
+from gradiometer.remedies.cases.examples import fitting_a_curve, images, layers, telling_digits
 from gradiometer.remedies.recipe import Recipe
 
 slow = partial(torch.optim.SGD, lr=0.1)
@@ -26,9 +26,9 @@ def large(targets: Tensor) -> Tensor:
     return (targets >= 5).float()[:, None]
 
 
-def ended(activation: nn.Module, outputs: int = 10, inputs: int = 64, **options: Any) -> nn.Module:
+def ended(last: nn.Module, outputs: int = 10, inputs: int = 64, **options: Any) -> nn.Sequential:
     """A network whose outputs come out of an activation."""
-    return nn.Sequential(*layers(inputs, outputs, **options), activation)
+    return nn.Sequential(*layers(inputs, outputs, **options), last)
 
 
 class Functional(nn.Module):
@@ -57,7 +57,7 @@ class Probable(nn.Module):
         return F.softmax(self.last(F.relu(self.first(x))), dim=1)
 
 
-# -- classes --------------------------------------------------------------------------------------------------------------
+# -- classes ----------------------------------------------------------------------------------------------------------
 
 
 def softmax_twice() -> Recipe:
@@ -87,27 +87,33 @@ def likelihood_of_raw_scores() -> Recipe:
 
 
 def softmax_over_the_batch() -> Recipe:
-    """Probabilities in which the examples compete."""
-    return telling_digits(lambda: ended(nn.LogSoftmax(0)), slow, loss=F.nll_loss)
+    """Probabilities in which the examples compete, so that one by itself has none."""
+    recipe = telling_digits(lambda: ended(nn.LogSoftmax(0)), slow, loss=F.nll_loss)
+    data = images()
+
+    def one_by_one(network: nn.Module) -> float:
+        pairs = zip(data.test_inputs[:200].split(1), data.test_targets, strict=False)
+        return sum(float(network(x).argmax(1) == y) for x, y in pairs) / 200
+
+    return replace(recipe, evaluate=one_by_one)
+
+
+def sure(outputs: int) -> nn.Sequential:
+    """A network that ends with a sigmoid, and begins sure of itself."""
+    network = ended(nn.Sigmoid(), outputs)
+    nn.init.constant_(network.get_parameter("2.bias"), -12.0)
+    return network
 
 
 def squared_errors_of_classes() -> Recipe:
-    """Squared errors of a sigmoid for every class, that begin at their bounds."""
-    return telling_digits(
-        lambda: ended(nn.Sigmoid()), partial(slow, lr=0.1), targets=one_hot, loss=F.mse_loss
-    )
+    """Squared errors of a sigmoid for every class."""
+    return telling_digits(lambda: sure(10), slow, targets=one_hot, loss=F.mse_loss)
 
 
 def squared_errors_of_yes_or_no() -> Recipe:
-    """Squared errors of a sigmoid that begins sure of itself."""
-
-    def model() -> nn.Module:
-        network = ended(nn.Sigmoid(), 1)
-        network[2].bias.data.fill_(-12.0)  # type: ignore[union-attr]
-        return network
-
+    """Squared errors of one sigmoid."""
     return telling_digits(
-        model, slow, targets=large, loss=F.mse_loss, right=lambda y, t: (y[:, 0] > 0.5) == (t >= 5)
+        lambda: sure(1), slow, targets=large, loss=F.mse_loss, right=lambda y, t: (y[:, 0] > 0.5) == (t >= 5)
     )
 
 
@@ -143,7 +149,7 @@ def labels_left_out() -> Recipe:
     return telling_digits(targets=lambda t: torch.where(torch.arange(len(t)) % 10 == 0, -1, t))
 
 
-# -- numbers --------------------------------------------------------------------------------------------------------------
+# -- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def output_behind_relu() -> Recipe:
@@ -174,7 +180,7 @@ def own_step_that_broadcasts() -> Recipe:
     return replace(shapes_that_broadcast(), step=step)
 
 
-# -- signs and sums -------------------------------------------------------------------------------------------------------
+# -- signs and sums ---------------------------------------------------------------------------------------------------
 
 
 def maximized() -> Recipe:
@@ -197,4 +203,6 @@ def maximized_by_its_step() -> Recipe:
 
 def sum_over_the_batch() -> Recipe:
     """Squared errors that are summed up, at a rate for their mean."""
-    return fitting_a_curve(optimizer=partial(torch.optim.SGD, lr=0.1), loss=lambda y, t: F.mse_loss(y, t, reduction="sum"))
+    return fitting_a_curve(
+        optimizer=partial(torch.optim.SGD, lr=0.1), loss=lambda y, t: F.mse_loss(y, t, reduction="sum")
+    )

@@ -40,12 +40,17 @@ def half_by_hand() -> Recipe:
 
 
 class Short(nn.Module):
-    """A network whose weights are in bfloat16."""
+    """A network whose weights are in bfloat16, and all of one size."""
 
     def __init__(self) -> None:
         """Two layers."""
         super().__init__()
-        self.body = layers(64, 10).to(torch.bfloat16)
+        self.body = layers(64, 10, 128)
+        for layer in self.body:
+            if isinstance(layer, nn.Linear):
+                nn.init.constant_(layer.bias, 0.0)
+                layer.weight.data = 0.12 * layer.weight.data.sign()
+        self.body.to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of the classes."""
@@ -55,4 +60,5 @@ class Short(nn.Module):
 
 def weights_in_bfloat16() -> Recipe:
     """Steps that are below the spacing of bfloat16."""
-    return telling_digits(Short, partial(torch.optim.SGD, lr=0.01), 300, loss=lambda y, t: F.cross_entropy(y.float(), t))
+    optimizer = partial(torch.optim.Adam, lr=2e-4, eps=1e-6)
+    return telling_digits(Short, optimizer, 300, loss=lambda y, t: F.cross_entropy(y.float(), t))
