@@ -84,6 +84,8 @@ def test_code_gives_the_network_that_the_treatment_gives(remedy: Remedy, name: s
 
 def changed(remedy: Remedy, model: nn.Module, before: dict[str, Tensor], treated: nn.Module, batch: Any) -> bool:
     after = treated.state_dict()
+    if len(list(model.modules())) != len(list(treated.modules())):
+        return True
     differ = before.keys() != after.keys() or any(not torch.equal(before[key], after[key]) for key in before)
     return differ or any(
         not torch.equal(a, b) for a, b in zip(outputs(model, batch), outputs(treated, batch), strict=True)

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks_to_treat import NETWORKS
-from test_remedies_network import built, situation, test_code_gives_the_network_that_the_treatment_gives
 from torch import Tensor, nn
 
 from gradiometer.remedies import normalization
@@ -20,6 +18,9 @@ from gradiometer.remedies.normalization import ChannelRMSNorm
 from gradiometer.remedies.placing import Followed, listed
 from gradiometer.remedies.qk_norm import NormalizedAttention
 from gradiometer.remedies.weight_standardization import Standardized, gain_of
+from networks_to_treat import NETWORKS
+from test_remedies_network import built, situation
+from test_remedies_network import test_code_gives_the_network_that_the_treatment_gives as agree
 
 ROWS = {remedy.name: remedy for remedy in normalization.REMEDIES}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, ChannelRMSNorm)
@@ -51,7 +52,7 @@ def why(name: str, model: nn.Module, inputs: Any) -> str:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("remedy", ROWS)
 def test_code_gives_what_the_treatment_gives(remedy: str, name: str) -> None:
-    test_code_gives_the_network_that_the_treatment_gives(ROWS[remedy], name)
+    agree(ROWS[remedy], name)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,9 @@ def test_standardized_weights_have_the_moments_they_are_to_have() -> None:
 
 
 def test_tied_weights_stay_tied_and_outputs_as_they_are() -> None:
-    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    model = nn.Sequential(
+        nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)
+    )
     model[4].weight = model[2].weight
     treated = treat("weight_standardization", model, random(8, 6))
     assert hasattr(treated[0], "parametrizations")
@@ -324,7 +327,9 @@ MASKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"kdim": 8, "vdim": 8, "batch_first": True}, {"bias": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"kdim": 8, "vdim": 8, "batch_first": True}, {"bias": False}]
+)
 def test_attention_is_that_of_torch_save_for_the_norms(options: dict[str, Any], mask: str) -> None:
     plain = nn.MultiheadAttention(8, 2, **options)
     own = NormalizedAttention(plain)
@@ -397,7 +402,9 @@ def test_queries_and_keys_by_hand_are_found_by_name_and_use() -> None:
             return self.k(self.q(x))
 
     assert "no queries" in why("qk_norm", NotAttention(), x)
-    assert "already" in why("qk_norm", treat("qk_norm", nn.MultiheadAttention(8, 2), (random(5, 4, 8),) * 3), (random(5, 4, 8),) * 3)
+    assert "already" in why(
+        "qk_norm", treat("qk_norm", nn.MultiheadAttention(8, 2), (random(5, 4, 8),) * 3), (random(5, 4, 8),) * 3
+    )
     assert "bias_kv" in why("qk_norm", nn.MultiheadAttention(8, 2, add_bias_kv=True), (random(5, 4, 8),) * 3)
 
 

@@ -12,10 +12,11 @@ from torch import nn
 
 from gradiometer.remedies.anatomy import ACTIVATIONS
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
+from gradiometer.remedies.by_line import Instead, exchange_by_line
 from gradiometer.remedies.cases import activation as cases
-from gradiometer.remedies.draws import named
-from gradiometer.remedies.flow import Flow, Step, flow
-from gradiometer.remedies.functional import Shallow, exchange, find
+from gradiometer.remedies.draws import listed, named
+from gradiometer.remedies.flow import Flow, Step, flow, flow_of
+from gradiometer.remedies.functional import Found, Shallow, exchange, find
 
 BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 """Modules of torch that hold their activation as an attribute, a function or a module."""
@@ -23,8 +24,8 @@ BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _FAST = {"relu": 1, "gelu": 2}
 """What an encoder layer of torch notes of its activation for its fused path in evaluation; 0 keeps it off that."""
 
-_KEPT = frozenset(("softmax", "log_softmax", "logsigmoid"))
-"""What is no nonlinearity between layers, wherever it stands."""
+_SHARES = frozenset(("softmax", "log_softmax"))
+"""What is meant to weigh other signals: an activation between layers only where nothing but weights reads it."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,21 @@ class Places:
     modules: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     recurrent: tuple[str, ...] = ()
-    calls: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = ()
+    calls: tuple[Found, ...] = ()
     lines: tuple[str, ...] = ()
 
 
-def places(model: nn.Module, batch: Any, target: str) -> Places:
+def places(model: nn.Module, batch: Any, target: str, seen: Flow) -> Places:
     """Where activations have to be exchanged so that all hidden ones are the target.
 
     Raises:
         UnusableError: if there is none, or one cannot be exchanged.
     """
-    seen = flow(model, batch)
-    hidden = [step for step in seen.hidden() if step.operation not in (target, *_KEPT)]
+    hidden = [
+        step
+        for step in seen.hidden()
+        if step.operation != target and (step.operation not in _SHARES or step.uses == {"weights"})
+    ]
     recurrent = tuple(
         path
         for path, module in model.named_modules()
@@ -62,10 +66,7 @@ def places(model: nn.Module, batch: Any, target: str) -> Places:
     callers = dict.fromkeys(s.caller for s in rest if s.caller not in blocks)
     if not modules and not blocks and not recurrent and not callers:
         raise UnusableError(f"No activation other than {target} lies between the weight layers of this network.")
-    calls = []
-    for caller in callers:
-        wanted = [step for step in rest if step.caller == caller]
-        calls.append((caller, *find(model, batch, seen, caller, wanted)))
+    calls = [find(model, batch, seen, caller, [s for s in rest if s.caller == caller]) for caller in callers]
     return Places(
         modules=tuple(path for path, module in model.named_modules(remove_duplicate=False) if id(module) in modules),
         blocks=blocks,
@@ -82,7 +83,7 @@ def _whole(seen: Flow, step: Step, hidden: Sequence[Step]) -> bool:
 
 def change(model: nn.Module, situation: Situation, *, target: str) -> nn.Module:
     """Exchanges the hidden activations of a network."""
-    where = places(model, situation.batch, target)
+    where = places(model, situation.batch, target, flow(model, situation.batch))
     make = partial(_made, target, model)
     for path in where.modules:
         mode = model.get_submodule(path).training
@@ -95,8 +96,8 @@ def change(model: nn.Module, situation: Situation, *, target: str) -> nn.Module:
         layer.nonlinearity = target
         if isinstance(layer, nn.RNN):
             layer.mode = f"RNN_{target.upper()}"
-    for path, names, absent in where.calls:
-        exchange(model.get_submodule(path), names, make, absent)
+    for found in where.calls:
+        found.exchange(model, make)
     _keep_off_nested(model, where, target)
     return model
 
@@ -119,15 +120,15 @@ def _keep_off_nested(model: nn.Module, where: Places, target: str) -> None:
 def code(situation: Situation, *, target: str) -> Code:
     """What a user would write."""
     model = situation.model
-    where = places(model, situation.batch, target)
+    where = places(model, situation.batch, target, flow_of(situation))
     make = _written(target, model)
     lines: list[str] = []
     if where.modules:
-        lines += [f"for path in {_tuple(where.modules)}:", f"    model.set_submodule(path, {make})"]
+        lines += [f"for path in {listed(where.modules)}:", f"    model.set_submodule(path, {make})"]
     if where.blocks:
         fast = _FAST.get(target, 0)
         lines += [
-            f"for path in {_tuple(where.blocks)}:",
+            f"for path in {listed(where.blocks)}:",
             "    layer = model.get_submodule(path)",
             f"    layer.activation, layer.activation_relu_or_gelu = {make}, {fast}",
         ]
@@ -145,18 +146,21 @@ def code(situation: Situation, *, target: str) -> Code:
         if where.lines:
             lines.append(f"# The same by hand: {', '.join(where.lines)} call {FUNCTIONS[target]} instead.")
         factory = make.removesuffix("()") if make.count("(") == 1 else f"lambda: {make}"
-        for path, names, absent in where.calls:
-            more = f", {_tuple(absent)}" if absent else ""
-            lines.append(f"exchange({named(path)}, {_tuple(names)}, {factory}{more})")
+        lines += [found.written(factory) for found in where.calls]
     if not where.calls:
         return Code(model="\n".join(lines))
-    imports = (
-        "from collections.abc import Callable, Sequence",
-        "from typing import Any",
-        "from torch import fx, nn",
+    traced = any(found.names for found in where.calls)
+    by_line = any(found.places for found in where.calls)
+    return Code(
+        imports=(*_IMPORTS, *(_TRACING if traced else ()), *(_BY_LINE if by_line else ())),
+        classes=(*((Shallow, exchange) if traced else ()), *((Instead, exchange_by_line) if by_line else ())),
+        model="\n".join(lines),
     )
-    return Code(imports=imports, classes=(Shallow, exchange), model="\n".join(lines))
 
+
+_IMPORTS = ("from collections.abc import Callable, Mapping, Sequence", "from typing import Any", "from torch import nn")
+_TRACING = ("from torch import fx",)
+_BY_LINE = ("import sys", "from pathlib import Path", "from torch.overrides import TorchFunctionMode")
 
 FUNCTIONS = {name: f"F.{name}" for name in ACTIVATIONS} | {"prelu": "an nn.PReLU of their own", "tanh": "torch.tanh"}
 """How the activation is called in a forward."""
@@ -171,16 +175,10 @@ def _written(target: str, model: nn.Module) -> str:
     return f"{plain}.to({str(like.device)!r}, {like.dtype})"
 
 
-def _tuple(names: Sequence[str]) -> str:
-    """A tuple of names as Python has it, with double quotes."""
-    inner = ", ".join(f'"{name}"' for name in names)
-    return f"({inner},)" if len(names) == 1 else f"({inner})"
-
-
 def unusable(situation: Situation, *, target: str) -> str | None:
     """Why the hidden activations cannot be exchanged."""
     try:
-        places(situation.model, situation.batch, target)
+        places(situation.model, situation.batch, target, flow_of(situation))
     except UnusableError as error:
         return str(error)
     return None

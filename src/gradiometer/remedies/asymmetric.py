@@ -9,7 +9,7 @@ from torch import nn
 
 from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
-from gradiometer.remedies.flow import flow
+from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.gains import gain
 from gradiometer.remedies.whole import Weight, normal, whole, zero_bias
 
@@ -35,12 +35,12 @@ def scheme(weight: Weight) -> tuple[Draw, ...]:
     return (normal(weight, gain(weight.activation)), *zero_bias(weight))
 
 
-def plan(model: nn.Module, batch: Any) -> list[Draw]:
+def plan(model: nn.Module, seen: Flow) -> list[Draw]:
     """The draws of a whole network.
 
     Raises:
         UnusableError: if there is no ReLU between its layers.
     """
-    if not any(step.operation in RECTIFIERS for step in flow(model, batch).hidden()):
+    if not any(step.operation in RECTIFIERS for step in seen.hidden()):
         raise UnusableError("There is no ReLU between the layers of this network, so none of its units can be dead.")
-    return whole(model, batch, scheme)
+    return whole(model, seen, scheme)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from gradiometer.remedies.anatomy import role_of
 from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
+from gradiometer.remedies.flow import Flow
 
 
-def plan(model: nn.Module, _: Any) -> list[Draw]:
+def plan(model: nn.Module, _: Flow) -> list[Draw]:
     """Zeros for the biases of weight layers, recurrent layers and attention.
 
     Raises:

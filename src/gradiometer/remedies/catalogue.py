@@ -14,6 +14,7 @@ from gradiometer.remedies import (
     output,
 )
 from gradiometer.remedies.base import Remedy
+from gradiometer.remedies.rates import learning_rate
 
 REMEDIES: tuple[Remedy, ...] = (
     *data.REMEDIES,
@@ -26,9 +27,13 @@ REMEDIES: tuple[Remedy, ...] = (
 )
 
 
+RATES = tuple(learning_rate(factor) for factor in (1 / 10, 1 / 3, 3, 10))
+"""The learning rate by a factor, to go with another remedy."""
+
+
 def by_name() -> Mapping[str, Remedy]:
     """All remedies by their names."""
-    return {remedy.name: remedy for remedy in REMEDIES}
+    return {remedy.name: remedy for remedy in (*REMEDIES, *RATES)}
 
 
 def find(name: str) -> Remedy:

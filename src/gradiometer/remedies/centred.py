@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from gradiometer.probe.given import call as call_model
 from gradiometer.remedies.base import Code, Situation, UnusableError
-from gradiometer.remedies.flow import flow
-from gradiometer.remedies.lsuv import IMPORTS, inputs_of, listed, passed
+from gradiometer.remedies.draws import listed
+from gradiometer.remedies.flow import Flow, flow, flow_of
+from gradiometer.remedies.lsuv import IMPORTS, inputs_of, passed
 from gradiometer.remedies.whole import weights
 
 
@@ -37,13 +38,13 @@ def centred(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
         hook.remove()
 
 
-def plan(model: nn.Module, batch: Any) -> tuple[str, ...]:
+def plan(model: nn.Module, seen: Flow) -> tuple[str, ...]:
     """The paths of the hidden layers with a bias.
 
     Raises:
         UnusableError: if there is none.
     """
-    layers = [w for w in weights(model, flow(model, batch)) if not isinstance(w.module, nn.Bilinear)]
+    layers = [w for w in weights(model, seen) if not isinstance(w.module, nn.Bilinear)]
     found = [w for w in layers if w.bias and not w.output and w.activation != "linear"]
     if not found:
         raise UnusableError("No layer of this network has a bias in front of an activation.")
@@ -52,7 +53,7 @@ def plan(model: nn.Module, batch: Any) -> tuple[str, ...]:
 
 def change(model: nn.Module, situation: Situation) -> nn.Module:
     """Moves the biases."""
-    paths = plan(model, situation.batch)
+    paths = plan(model, flow(model, situation.batch))
     with centred(model, paths):
         call_model(model, inputs_of(situation.batch))
     return model
@@ -60,7 +61,7 @@ def change(model: nn.Module, situation: Situation) -> nn.Module:
 
 def code(situation: Situation) -> Code:
     """One pass of the first batch, which is ``inputs``."""
-    paths = plan(situation.model, situation.batch)
+    paths = plan(situation.model, flow_of(situation))
     lines = [f"with centred(model, {listed(paths)}):", f"    {passed(situation.batch)}"]
     return Code(imports=IMPORTS, classes=(centred,), model="\n".join(lines))
 
@@ -68,7 +69,7 @@ def code(situation: Situation) -> Code:
 def unusable(situation: Situation) -> str | None:
     """Why no bias can be moved."""
     try:
-        plan(situation.model, situation.batch)
+        plan(situation.model, flow_of(situation))
     except UnusableError as error:
         return str(error)
     return None

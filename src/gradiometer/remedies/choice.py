@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gradiometer.remedies.base import Remedy, Situation, UnusableError
+from gradiometer.remedies.base import Remedy, Situation, UnusableError, in_order
 from gradiometer.remedies.prediction import predicted
 
 Names = tuple[str, ...]
@@ -118,20 +118,22 @@ def candidates(
     Where the gradient's way is what ails the network, those come first that the ledger predicts to bring it nearest to
     the same size in all layers; of those within a decade, and else, the order stays.
     """
-    found: list[Candidate] = []
+    found: dict[Names, Candidate] = {}
     refused: dict[Names, str] = {}
-    for names in wanted:
-        if not all(name in remedies for name in names):
+    for wish in wanted:
+        if not all(name in remedies for name in wish):
             continue
-        parts = [remedies[name] for name in names]
+        parts = in_order(remedies[name] for name in wish)
+        names = tuple(part.name for part in parts)  # the same combination in whatever order it was asked for
         reason = next((text for part in parts if (text := objection(part, situation))), None)
         if reason:
             refused[names] = reason
         else:
-            found.append(Candidate(names, predicted(situation.birth, parts)))
+            found.setdefault(names, Candidate(names, predicted(situation.birth, parts)))
+    usable = list(found.values())
     if GRADIENT & {*kinds(situation)[:1]}:
-        found.sort(key=_distance)
-    return found, refused
+        usable.sort(key=_distance)
+    return usable, refused
 
 
 ALIKE = 2
@@ -165,7 +167,7 @@ def objection(remedy: Remedy, situation: Situation) -> str | None:
         return f"it failed with {type(error).__name__}: {error}"
 
 
-FURTHER = "adam, raise_rate, lower_rate, batch_norm, layer_norm, warm_up, decay, clip_norm, he, standardize_inputs"
+FURTHER = "rate_x3, rate_d3, adam, batch_norm, layer_norm, warm_up, decay, clip_norm, he, standardize_inputs"
 """What is added to the best of the first round, if it is not of the same group already."""
 
 ALONE = frozenset(("activation", "connection", "normalization", "initialization"))
@@ -177,7 +179,7 @@ def further(ranked: Iterable[Names], remedies: Mapping[str, Remedy]) -> list[Nam
     order = list(ranked)
     best = order[0]
     added = [*order[1:3], *parsed(FURTHER)]
-    return [tuple(dict.fromkeys((*best, *more))) for more in added if _together(best, more, remedies)]
+    return [(*best, *more) for more in added if _together(best, more, remedies)]
 
 
 def _together(one: Names, other: Names, remedies: Mapping[str, Remedy]) -> bool:

@@ -29,18 +29,23 @@ class GradientHook:
 
     def before_step(self, optimizer, args, kwargs):
         """Of a step with a closure the gradients come about inside of it."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            self.change([p for p in parameters if p.grad is not None])
+            self.look(optimizer)
             return None
 
         def changed():
             loss = closure()
-            self.change([p for p in parameters if p.grad is not None])
+            self.look(optimizer)
             return loss
 
         return args[:1], {"closure": changed}
+
+    def look(self, optimizer):
+        """Finds the gradients that there are."""
+        having = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if having:
+            self.change(having)
 
     def change(self, parameters):
         """Changes the gradients of these parameters in place."""
@@ -97,7 +102,7 @@ class PercentileClipping(GradientHook):
 
     def change(self, parameters):
         """The norm of this step counts as well."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters]).cpu()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters]).float().cpu()
         if norm.isfinite():
             self.norms.append(norm)
         if self.norms:

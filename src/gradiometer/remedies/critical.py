@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
+from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.gains import critical
 from gradiometer.remedies.whole import Weight, normal, number, whole, zero_bias
 
@@ -26,6 +25,6 @@ def scheme(weight: Weight) -> tuple[Draw, ...]:
     return normal(weight, scale), Draw(weight.path, weight.bias, nn.init.normal_, (("std", number(spread)),))
 
 
-def plan(model: nn.Module, batch: Any) -> list[Draw]:
+def plan(model: nn.Module, seen: Flow) -> list[Draw]:
     """The draws of a whole network."""
-    return whole(model, batch, scheme)
+    return whole(model, seen, scheme)

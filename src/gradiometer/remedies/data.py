@@ -51,8 +51,8 @@ REMEDIES: tuple[Remedy, ...] = (
         title="inputs and targets without NaN and without outliers",
         group="data",
         treats=(
-            *("nonfinite", "loss_spike", "diverging_loss", "unscaled_inputs", "exploding_gradient", "saturated_units"),
-            "dead_units",
+            *("nonfinite", "loss_spike", "diverging_loss", "oscillating_loss", "stalled_training", "unscaled_inputs"),
+            *("exploding_gradient", "vanishing_gradient", "saturated_units", "dead_units"),
         ),
         changes_function=True,
         source="none",

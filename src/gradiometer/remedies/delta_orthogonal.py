@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
+from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.gains import gain
 from gradiometer.remedies.whole import Weight, draw, normal, whole, zero_bias
 
@@ -31,7 +30,7 @@ def scheme(weight: Weight) -> tuple[Draw, ...]:
     return (draw(weight, function, **arguments), *zero_bias(weight))
 
 
-def plan(model: nn.Module, batch: Any) -> list[Draw]:
+def plan(model: nn.Module, seen: Flow) -> list[Draw]:
     """The draws of a whole network.
 
     Raises:
@@ -40,4 +39,4 @@ def plan(model: nn.Module, batch: Any) -> list[Draw]:
     kernels = [m for m in model.modules() if isinstance(m, _ConvNd) and not isinstance(m, _ConvTransposeNd)]
     if not any(max(module.kernel_size) > 1 for module in kernels):
         raise UnusableError("This network has no convolutions, for which alone this initialization is meant.")
-    return whole(model, batch, scheme)
+    return whole(model, seen, scheme)

@@ -10,8 +10,8 @@ from torch import nn
 
 from gradiometer.remedies.base import Code, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import connection as cases
-from gradiometer.remedies.placing import aliases, check, like, listed, moved, objection, put
-from gradiometer.remedies.residual import KINDS, Unit, units
+from gradiometer.remedies.placing import aliases, check, like, listed, moved, objection, put, weighted
+from gradiometer.remedies.residual import KINDS, Unit, in_place, units
 
 FEWEST = 3
 """Layers in a row for which it means something: what two have to share, a residual connection gives as well."""
@@ -29,8 +29,8 @@ class Dense(nn.Module):
         self.mixes = nn.ModuleList(kind(i * width, width, *kernel) for i in range(2, len(layers) + 2))
         self.dim = 1 if dimensions else -1
         for i, mix in enumerate(self.mixes, 2):
-            nn.init.normal_(mix.weight, std=(i * width) ** -0.5)  # type: ignore[arg-type]
-            nn.init.zeros_(mix.bias)  # type: ignore[arg-type]
+            nn.init.normal_(mix.get_parameter("weight"), std=(i * width) ** -0.5)
+            nn.init.zeros_(mix.get_parameter("bias"))
 
     def forward(self, x):
         """What the last mixing layer makes of everything."""
@@ -92,10 +92,13 @@ def _adjoin(model: nn.Module, one: Unit, other: Unit) -> bool:
 
 def _treat(model: nn.Module, situation: Situation) -> nn.Module:
     made = []
-    for row in _rows(model, situation):
+    rows = _rows(model, situation)
+    for path in in_place(model, [unit for row in rows for unit in row.units]):
+        model.get_submodule(path).inplace = False  # type: ignore[assignment]
+    for row in rows:
         branches = [[model.get_submodule(path) for path in unit.paths] for unit in row.units]
         dense = Dense([nn.Sequential(*modules) for modules in branches], row.width, row.dimensions)
-        made.append(like(dense, branches[0][0]))
+        made.append(like(dense, weighted(branches[0])))
         for unit in row.units:
             for path in unit.paths:
                 put(model, path, nn.Identity())
@@ -107,13 +110,17 @@ def _treat(model: nn.Module, situation: Situation) -> nn.Module:
 def _code(situation: Situation) -> Code:
     lines: list[str] = []
     paths = []
-    for row in _rows(situation.model, situation):
+    found = _rows(situation.model, situation)
+    loud = in_place(situation.model, [unit for row in found for unit in row.units])
+    if loud:
+        lines += [f"for path in {listed(loud)}:", "    model.get_submodule(path).inplace = False"]
+    for row in found:
         everything = [path for unit in row.units for path in unit.paths]
         paths += everything
         size = len(row.units[0].paths)
-        there = moved(situation.model.get_submodule(everything[0]))
+        there = moved(weighted([situation.model.get_submodule(path) for path in everything]))
         if any(len(unit.paths) != size for unit in row.units):
-            inner = ", ".join("(" + ", ".join(f'"{p}"' for p in unit.paths) + ",)" for unit in row.units)
+            inner = ", ".join(listed(unit.paths) for unit in row.units)
             lines.append(f"rows = [{inner}]")
         else:
             columns = [listed([unit.paths[k] for unit in row.units]) for k in range(size)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -95,9 +95,20 @@ def named(path: str) -> str:
     return f'model.get_submodule("{path}")'
 
 
+def attribute(layer: str, name: str) -> str:
+    """How a user writes one of its parameters; those of lists have a number."""
+    return f"{layer}[{name}]" if name.isdigit() else f"{layer}.{name}"
+
+
+def listed(values: Sequence[Any]) -> str:
+    """A tuple as Python has it, with double quotes."""
+    inner = ", ".join(listed(value) if isinstance(value, tuple) else _value(value) for value in values)
+    return f"({inner},)" if len(values) == 1 else f"({inner})"
+
+
 def _statements(layer: str, draw: Draw) -> list[str]:
     """What to write for one draw."""
-    held = f"{layer}.{draw.parameter}" if draw.parameter else layer
+    held = attribute(layer, draw.parameter) if draw.parameter else layer
     p = "values" if draw.through else held
     if draw.rows is not None:
         p += f"[{draw.rows[0]}:{draw.rows[1]}]"

@@ -36,12 +36,16 @@ def _plan(model: nn.Module, situation: Situation) -> _Plan:
     inside = [path for unit in found for path in _inside(unit, layers)]
     computed = [path for path in inside if "weight" not in model.get_submodule(path)._parameters]
     if computed:
-        raise UnusableError(f"the weight of {computed[0]} is computed from others (a parametrization), and cannot be set.")
+        raise UnusableError(
+            f"the weight of {computed[0]} is computed from others (a parametrization), and cannot be set."
+        )
     drawn: dict[str, float] = {}
     zero: list[str] = []
     for unit in found:
         if not _inside(unit, layers):
-            raise UnusableError(f"the weights of {unit.paths[0]} are parameters of its own, and no layers to draw anew.")
+            raise UnusableError(
+                f"the weights of {unit.paths[0]} are parameters of its own, and no layers to draw anew."
+            )
         *others, last = _inside(unit, layers)
         zero.append(last)
         m = len(others) + 1

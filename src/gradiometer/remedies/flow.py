@@ -16,6 +16,7 @@ from gradiometer.probe.given import call as call_model
 from gradiometer.probe.outputs import tensors
 from gradiometer.probe.traceless import traceless
 from gradiometer.remedies.anatomy import _LEAVES, ACTIVATIONS, NAMES, Role, _line, role_of
+from gradiometer.remedies.base import Situation
 
 _MULTIPLY = frozenset("mul mul_ multiply multiply_ imul __mul__ __rmul__ __imul__ addcmul lerp".split())
 _ADD = frozenset("add add_ iadd __add__ __radd__ __iadd__ sub sub_ isub __sub__ __rsub__ rsub".split())
@@ -37,10 +38,10 @@ class Step:
     """One call of a leaf module, of an activation as a function, or a product with a parameter, and what came of it.
 
     ``module`` is the leaf, ``None`` of a function; ``caller`` is the path of the module in whose ``forward`` it was
-    called, ``line`` where. ``fans`` are those of a ``parameter`` that was used as weights without a module.
-    ``behind`` are the steps whose outputs it reads, with nothing but arithmetic and reshaping between, ``uses`` what
-    its own output went into first. ``follows`` says that some weights lie before it, ``reached`` that it went on into
-    further ones, ``again`` that its input was made with the same weights: a recurrence.
+    called, ``line`` where and ``function`` what. ``fans`` are those of a ``parameter`` that was used as weights without
+    a module. ``behind`` are the steps whose outputs it reads, with nothing but arithmetic and reshaping between,
+    ``uses`` what its own output went into first. ``follows`` says that some weights lie before it, ``reached`` that it
+    went on into further ones, ``again`` that its input was made with the same weights: a recurrence.
     """
 
     operation: str
@@ -49,6 +50,7 @@ class Step:
     caller: str
     module: nn.Module | None = None
     line: str = ""
+    function: str = ""
     parameter: str = ""
     fans: tuple[int, int] = (0, 0)
     behind: tuple[Step, ...] = ()
@@ -75,9 +77,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Flow:
-    """The steps of one forward pass, in their order."""
+    """The steps of one forward pass, in their order; ``traced`` keeps what was found out besides, by path."""
 
     steps: tuple[Step, ...]
+    traced: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def hidden(self) -> list[Step]:
         """The activations between weights that do not gate anything, wherever they are written."""
@@ -144,6 +147,14 @@ def flow(model: nn.Module, batch: Any) -> Flow:
         recorder.given(inputs)
         call_model(model, inputs)
     return Flow(tuple(recorder.steps))
+
+
+def flow_of(situation: Situation) -> Flow:
+    """The flow of the untreated network, which is found once."""
+    found = situation.__dict__.get("_flow")
+    if found is None:
+        found = situation.__dict__["_flow"] = flow(situation.model, situation.batch)
+    return found
 
 
 @dataclass(frozen=True)
@@ -240,7 +251,8 @@ class _Recorder(TorchFunctionMode):
         caller = self._stack[-1]
         if activation:
             line = _line(sys._getframe(2))
-            self._step(Step(activation, "activation", caller, caller, line=line), given, output)
+            function = name.removesuffix("_")
+            self._step(Step(activation, "activation", caller, caller, line=line, function=function), given, output)
         elif name == "embedding" and weights is not None:
             self._step(Step(name, "embedding", caller, caller, parameter=weights[1]), given, output)
         elif name in _LAYERS or (name in _PRODUCT and weights is not None):

@@ -164,15 +164,17 @@ optimizer.add_param_group({"params": missing})"""
 
 
 class ZeroAfterStep:
-    """Sets the gradients to zero after every step, in any loop."""
+    """Sets the gradients to zero after every step, in any loop, and at no other time."""
 
     def attach(self, optimizer):
         """From its next step on."""
-        optimizer.register_step_post_hook(lambda optimizer, args, kwargs: optimizer.zero_grad())  # noqa: ARG005
+        zero = optimizer.zero_grad
+        optimizer.zero_grad = lambda set_to_none=True: None  # noqa: ARG005
+        optimizer.register_step_post_hook(lambda optimizer, args, kwargs: zero())  # noqa: ARG005
 
 
 def _carries(situation: Situation) -> None:
-    told = findings(situation, "frozen_parameters", "never set to zero")
+    told = findings(situation, "frozen_parameters", "never set to zero", "cleared between backward and step")
     carried = max((r.carried or 0.0 for r in (situation.early, situation.last) if r is not None), default=0.0)
     if situation.recipe.step is None or not (told or carried > 0):
         raise UnusableError("the gradients are set to zero between two steps already")
@@ -227,14 +229,14 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     Remedy(
         name="zero_grad",
-        title="gradients that are set to zero after every step",
+        title="gradients that are set to zero after every step, and only there",
         group="optimization",
         treats=("frozen_parameters", "diverging_loss", "oscillating_loss", "stalled_training", "loss_spike"),
         changes_function=False,
         source="none",
-        code=lambda _: Code(after_step="optimizer.zero_grad()"),
+        code=lambda _: Code(after_step="optimizer.zero_grad()  # here, and nowhere else"),
         recipe=_zero_grad,
         unusable=objection(_carries),
-        proofs=(Proof(cases.without_zero_grad, 0.8),),
+        proofs=(Proof(cases.without_zero_grad, 0.8), Proof(cases.zero_grad_too_late, 0.8)),
     ),
 )

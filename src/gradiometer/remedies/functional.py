@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from gradiometer.probe.outputs import tensors
 from gradiometer.probe.traceless import traceless
 from gradiometer.remedies.anatomy import NAMES
 from gradiometer.remedies.base import UnusableError
+from gradiometer.remedies.by_line import exchange_by_line, lines
+from gradiometer.remedies.draws import listed, named
 from gradiometer.remedies.flow import Flow, Step, activation_named
 
 
@@ -51,31 +54,71 @@ def exchange(module: nn.Module, places: Sequence[str], activation: Callable[[], 
     module.__class__ = type(own.__name__, (own,), {"forward": forward})
 
 
-def find(
-    model: nn.Module, batch: Any, seen: Flow, path: str, wanted: Sequence[Step]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the wanted activations in the traced ``forward`` of the module at a path, and its absent arguments.
+@dataclass(frozen=True)
+class Found:
+    """Activations in the ``forward`` of one module: names in torch.fx and absent arguments, or functions and lines."""
+
+    path: str
+    names: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
+
+    def exchange(self, model: nn.Module, activation: Callable[[], nn.Module]) -> None:
+        """Exchanges them."""
+        module = model.get_submodule(self.path)
+        if self.places:
+            exchange_by_line(module, self.places, activation)
+        else:
+            exchange(module, self.names, activation, self.absent)
+
+    def written(self, activation: str) -> str:
+        """The same as a user writes it."""
+        if self.places:
+            return f"exchange_by_line({named(self.path)}, {listed(self.places)}, {activation})"
+        absent = f", {listed(self.absent)}" if self.absent else ""
+        return f"exchange({named(self.path)}, {listed(self.names)}, {activation}{absent})"
+
+
+def find(model: nn.Module, batch: Any, seen: Flow, path: str, wanted: Sequence[Step]) -> Found:
+    """Where the wanted activations are called in the ``forward`` of the module at a path.
 
     Raises:
-        UnusableError: where tracing fails or gives something else; it names the lines to change by hand.
+        UnusableError: where they cannot be exchanged; it names the lines to change by hand.
     """
     module = model.get_submodule(path)
     steps = [step for step in seen.steps if step.caller == path and step.role == "activation"]
+    if path not in seen.traced:
+        seen.traced[path] = _traced(model, module, batch, steps)
+    names, absent, why = seen.traced[path]
+    meant = set(map(id, wanted))
+    if not why:
+        chosen = [name for i, name in enumerate(names) if all(id(step) in meant for step in steps[i :: len(names)])]
+        if chosen:
+            return Found(path, tuple(chosen), absent)
+        why = "each of them is an output's or a gate's as well"
+    places = lines(seen, wanted)
+    if places:
+        return Found(path, places=places)
+    told = ", ".join(dict.fromkeys(f"{step.operation} in {step.line}" for step in wanted if step.line))
+    where = f"{type(module).__name__} ({path})" if path else type(module).__name__
+    by_hand = f" Change it by hand: {told}." if told else ""
+    raise UnusableError(f"torch.fx cannot exchange the activations in the forward of {where}: {why}.{by_hand}")
+
+
+def _traced(
+    model: nn.Module, module: nn.Module, batch: Any, steps: Sequence[Step]
+) -> tuple[list[str], tuple[str, ...], str]:
+    """Names of the activations of a ``forward`` in torch.fx, its absent arguments, and why there are none."""
     with traceless(model):
         args, kwargs = _first_call(model, module, batch)
         try:
             absent = _absent(module, args, kwargs)
             names = _names(module, absent, [step.operation for step in steps])
-            same = bool(names) and _agrees(module, args, kwargs, absent)
+            if names and _agrees(module, args, kwargs, absent):
+                return names, absent, ""
         except Exception as error:  # whatever a user's forward raises when it is given proxies
-            raise _untraceable(module, path, wanted, str(error).strip().partition("\n")[0]) from error
-    if not same:
-        raise _untraceable(module, path, wanted, "traced, it calls other activations or gives something else")
-    meant = set(map(id, wanted))
-    chosen = [name for i, name in enumerate(names) if all(id(step) in meant for step in steps[i :: len(names)])]
-    if not chosen:
-        raise _untraceable(module, path, wanted, "each of them is an output's or a gate's as well")
-    return tuple(chosen), absent
+            return [], (), str(error).strip().partition("\n")[0].partition(". ")[0]
+    return [], (), "traced, it calls other activations or gives something else"
 
 
 def _names(module: nn.Module, absent: Sequence[str], operations: Sequence[str]) -> list[str]:
@@ -147,10 +190,3 @@ def _agrees(module: nn.Module, args: Any, kwargs: Any, absent: Sequence[str]) ->
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-
-
-def _untraceable(module: nn.Module, path: str, wanted: Sequence[Step], why: str) -> UnusableError:
-    lines = ", ".join(dict.fromkeys(f"{step.operation} in {step.line}" for step in wanted if step.line))
-    where = f"{type(module).__name__} ({path})" if path else type(module).__name__
-    by_hand = f" Change it by hand: {lines}." if lines else ""
-    return UnusableError(f"torch.fx cannot exchange the activations in the forward of {where}: {why}.{by_hand}")

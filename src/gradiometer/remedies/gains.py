@@ -113,7 +113,7 @@ def gain(activation: nn.Module | str) -> float:
         He et al., Delving deep into rectifiers (2015), equation 10, for any activation; Klambauer et al.,
         Self-normalizing neural networks (2017), for the same condition as a fixed point.
     """
-    if activation == "linear" or isinstance(activation, (nn.Softmax, nn.LogSoftmax, nn.LogSigmoid)):
+    if activation == "linear":
         return 1.0
     mean_square, _ = moments(activation)
     return 1 / math.sqrt(mean_square)

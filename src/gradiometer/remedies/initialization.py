@@ -14,12 +14,13 @@ from gradiometer.remedies import recurrent as cells
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import initialization as cases
 from gradiometer.remedies.draws import Draw, carry_out, own_functions, written
+from gradiometer.remedies.flow import Flow, flow, flow_of
 from gradiometer.remedies.gains import gain
 from gradiometer.remedies.whole import Weight, draw, lecun, normal, number, whole, zero_bias
 
 init = nn.init
 
-Plan = Callable[[nn.Module, Any], list[Draw]]
+Plan = Callable[[nn.Module, Flow], list[Draw]]
 
 
 def xavier(weight: Weight) -> tuple[Draw, ...]:
@@ -47,13 +48,13 @@ def orthogonal(weight: Weight) -> tuple[Draw, ...]:
     return (draw(weight, init.orthogonal_, **arguments), *zero_bias(weight))
 
 
-def checked(plan: Plan, model: nn.Module, batch: Any) -> list[Draw]:
+def checked(plan: Plan, model: nn.Module, seen: Flow) -> list[Draw]:
     """What a plan draws.
 
     Raises:
         UnusableError: if that is nothing.
     """
-    draws = plan(model, batch)
+    draws = plan(model, seen)
     if not draws:
         raise UnusableError("This network has no trainable weights that can be drawn anew.")
     return draws
@@ -61,13 +62,13 @@ def checked(plan: Plan, model: nn.Module, batch: Any) -> list[Draw]:
 
 def change(model: nn.Module, situation: Situation, *, plan: Plan) -> nn.Module:
     """Draws as planned."""
-    carry_out(model, checked(plan, model, situation.batch))
+    carry_out(model, checked(plan, model, flow(model, situation.batch)))
     return model
 
 
 def code(situation: Situation, *, plan: Plan) -> Code:
     """The draws as a user would write them."""
-    draws = checked(plan, situation.model, situation.batch)
+    draws = checked(plan, situation.model, flow_of(situation))
     functions = own_functions(draws)
     imports = tuple(line for function in functions for line in getattr(function, "imports", ()))
     return Code(imports=imports, classes=functions, model=written(draws))
@@ -76,14 +77,14 @@ def code(situation: Situation, *, plan: Plan) -> Code:
 def unusable(situation: Situation, *, plan: Plan) -> str | None:
     """Why nothing can be drawn."""
     try:
-        checked(plan, situation.model, situation.batch)
+        checked(plan, situation.model, flow_of(situation))
     except UnusableError as error:
         return str(error)
     return None
 
 
 def _by(scheme: Callable[[Weight], tuple[Draw, ...]]) -> Plan:
-    return lambda model, batch: whole(model, batch, scheme)
+    return lambda model, seen: whole(model, seen, scheme)
 
 
 _SCALE = (

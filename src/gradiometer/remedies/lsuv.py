@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gradiometer.probe.given import call as call_model
 from gradiometer.remedies.base import Code, Situation, UnusableError
-from gradiometer.remedies.draws import Draw, carry_out, written
+from gradiometer.remedies.draws import Draw, carry_out, listed, written
+from gradiometer.remedies.flow import Flow, flow, flow_of
 from gradiometer.remedies.whole import Weight, draw, whole, zero_bias
 
 
@@ -40,13 +41,13 @@ def scheme(weight: Weight) -> tuple[Draw, ...]:
     return (draw(weight, nn.init.orthogonal_), *zero_bias(weight))
 
 
-def plan(model: nn.Module, batch: Any) -> tuple[list[Draw], tuple[str, ...]]:
+def plan(model: nn.Module, seen: Flow) -> tuple[list[Draw], tuple[str, ...]]:
     """The draws, and the paths of the layers that are scaled.
 
     Raises:
         UnusableError: if there is none.
     """
-    draws = whole(model, batch, scheme)
+    draws = whole(model, seen, scheme)
     paths = [
         d.path for d in draws if d.function is nn.init.orthogonal_ and d.parameter == "weight" and d.through != "assign"
     ]
@@ -57,7 +58,7 @@ def plan(model: nn.Module, batch: Any) -> tuple[list[Draw], tuple[str, ...]]:
 
 def change(model: nn.Module, situation: Situation) -> nn.Module:
     """Draws, and scales on the first batch."""
-    draws, paths = plan(model, situation.batch)
+    draws, paths = plan(model, flow(model, situation.batch))
     carry_out(model, draws)
     with unit_variance(model, paths):
         call_model(model, inputs_of(situation.batch))
@@ -66,7 +67,7 @@ def change(model: nn.Module, situation: Situation) -> nn.Module:
 
 def code(situation: Situation) -> Code:
     """The draws, and one pass of the first batch, which is ``inputs``."""
-    draws, paths = plan(situation.model, situation.batch)
+    draws, paths = plan(situation.model, flow_of(situation))
     lines = [written(draws), f"with unit_variance(model, {listed(paths)}):", f"    {passed(situation.batch)}"]
     return Code(imports=IMPORTS, classes=(unit_variance,), model="\n".join(lines))
 
@@ -74,7 +75,7 @@ def code(situation: Situation) -> Code:
 def unusable(situation: Situation) -> str | None:
     """Why nothing can be scaled."""
     try:
-        plan(situation.model, situation.batch)
+        plan(situation.model, flow_of(situation))
     except UnusableError as error:
         return str(error)
     return None
@@ -99,9 +100,3 @@ def passed(batch: Any) -> str:
     inputs = inputs_of(batch)
     stars = "**" if isinstance(inputs, Mapping) else "*" if isinstance(inputs, (tuple, list)) else ""
     return f"model({stars}inputs)  # inputs: those of the first batch"
-
-
-def listed(paths: Sequence[str]) -> str:
-    """A tuple of paths as Python has it."""
-    inner = ", ".join(f'"{path}"' for path in paths)
-    return f"({inner},)" if len(paths) == 1 else f"({inner})"

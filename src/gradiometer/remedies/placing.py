@@ -76,6 +76,11 @@ def moved(module: nn.Module) -> str:
     return f".to({', '.join(parts)})" if parts else ""
 
 
+def weighted(modules: Sequence[nn.Module]) -> nn.Module:
+    """The first of some modules that has parameters, whose device and format the others go by."""
+    return next((m for m in modules if any(True for _ in m.parameters())), modules[0])
+
+
 def check(model: nn.Module, situation: Situation, made: Iterable[nn.Module]) -> None:
     """Raises unless the network still runs on the batch and calls every one of some modules."""
     called: set[int] = set()

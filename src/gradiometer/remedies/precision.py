@@ -149,8 +149,8 @@ def _scaling_code(situation: Situation) -> Code:
     return Code(
         imports=("import torch",),
         classes=(LossScale,),
-        optimizer=f"LossScale({factor:g}).attach(optimizer)",
-        loss=f"loss = LossScale({factor:g}).around(loss)",
+        optimizer=f"LossScale({factor:.0f}).attach(optimizer)",
+        loss=f"loss = LossScale({factor:.0f}).around(loss)",
     )
 
 

@@ -14,16 +14,14 @@ REMOVES: dict[Group, tuple[Cause, ...]] = {
     "activation": ("activation",),
     "initialization": ("weights", "activation"),
     "normalization": ("weights", "activation", "normalization"),
-    "connection": ("weights", "activation", "normalization", "attention"),
 }
 """Causes whose operations a remedy of this group brings to a gain of one, as far as theory goes: He et al. (2015)
-weights together with the activation behind them, Ioffe and Szegedy (2015, section 3.3) the scale of the weights, He et
-al. (2016, equation 5) everything that a skip connection leads past. The other groups leave the gradients of the first
-step as they are."""
+weights together with the activation behind them, Ioffe and Szegedy (2015, section 3.3) the scale of the weights. The groups
+that are missing leave the gradients of the first step as they are."""
 
 EXCEPT: dict[str, tuple[Cause, ...]] = {
     "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights",), "input_norm": (),
-    "qk_norm": ("attention",), "pre_norm": REMOVES["connection"],
+    "qk_norm": ("attention",),
 }  # fmt: skip
 """Those that do less than others of their group."""
 
@@ -75,6 +73,8 @@ def predicted(birth: Reading | None, remedies: Iterable[Remedy]) -> float | None
     if now is None or birth is None or birth.recurrences:  # through time there is no first layer
         return None
     remedies = tuple(remedies)
+    if any(remedy.group == "connection" or remedy.name == "pre_norm" for remedy in remedies):
+        return 0.0  # He et al. (2016), equation 5: the skips lead past everything
     gone = {cause for remedy in remedies for cause in _removes(remedy)}
     if not gone:
         return now
@@ -100,8 +100,6 @@ def _brought(birth: Reading, between: Sequence[LedgerRow], remedies: Sequence[Re
     names, groups = {remedy.name for remedy in remedies}, {remedy.group for remedy in remedies}
     other = next((name for name in names if name in ACTIVATIONS), None)
     activations = [other or row.operation for row in between if row.cause == "activation"]
-    if "connection" in groups:
-        return 0.0
     if "batch_norm" in names:
         return sum(_normalized(name, by_example=False) for name in activations)
     if names & (BY_EXAMPLE | FORWARD):

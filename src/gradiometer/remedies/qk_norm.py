@@ -38,9 +38,10 @@ class NormalizedAttention(nn.MultiheadAttention):
         need_weights=True,
         attn_mask=None,
         average_attn_weights=True,
-        is_causal=False,  # noqa: ARG002 - a hint, the mask itself is given too
+        is_causal=False,
     ):
         """The same as that of ``nn.MultiheadAttention``."""
+        del is_causal  # a hint: the mask itself is given as well
         if self.batch_first and query.ndim == 3:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         alone = query.ndim == 2  # no batch

@@ -25,6 +25,10 @@ UNTOLD = 10.0
 """Factor where the ratio does not tell: of weights that were thrown far it is small."""
 
 
+HIGHEST = 100.0
+"""Learning rate beyond which none is tried: where a gradient is so small, it is the gradient that is ill."""
+
+
 class RateFactor:
     """Multiplies the learning rate of every step by a factor, whoever sets the rate: a schedule, or the loop itself.
 
@@ -80,9 +84,9 @@ def raising(situation: Situation) -> float:
         UnusableError: if there is no rate to raise.
     """
     has_rate(situation)
-    now = ratio(situation)
+    now, rate = ratio(situation), max(float(group["lr"]) for group in made_optimizer(situation).param_groups)
     up = target(situation) / now if now else UNTOLD
-    return _power(up if up >= POWERS[0] else UNTOLD)
+    return _power(min(up if up >= POWERS[0] else UNTOLD, max(HIGHEST / rate, POWERS[0])))
 
 
 def has_rate(situation: Situation) -> None:

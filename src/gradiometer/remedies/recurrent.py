@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from gradiometer.remedies.base import Code, Situation, UnusableError
 from gradiometer.remedies.draws import Draw, carry_out, named, written
+from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.whole import GATES
 
 SMALL = 0.001
 """Standard deviation of the weights from the input: section 2 of the paper."""
 
 
-def forget_plan(model: nn.Module, _: Any) -> list[Draw]:
+def forget_plan(model: nn.Module, _: Flow) -> list[Draw]:
     """Biases of one in the forget gates of LSTMs and the update gates of GRUs, which both are the second block.
 
     Raises:
@@ -54,7 +53,7 @@ def layers(model: nn.Module) -> dict[str, nn.RNN | nn.RNNCell]:
     return found
 
 
-def plan(model: nn.Module, _: Any) -> list[Draw]:
+def plan(model: nn.Module) -> list[Draw]:
     """Identity over time, small weights from the input, biases zero; Glorot's between the layers of a stack."""
     draws = []
     for path, module in layers(model).items():
@@ -72,13 +71,13 @@ def plan(model: nn.Module, _: Any) -> list[Draw]:
     return draws
 
 
-def change(model: nn.Module, situation: Situation) -> nn.Module:
+def change(model: nn.Module, _: Situation) -> nn.Module:
     """Puts ReLU in the place of tanh, and draws."""
     for module in layers(model).values():
         module.nonlinearity = "relu"
         if isinstance(module, nn.RNN):
             module.mode = "RNN_RELU"
-    carry_out(model, plan(model, situation.batch))
+    carry_out(model, plan(model))
     return model
 
 
@@ -89,7 +88,7 @@ def code(situation: Situation) -> Code:
         lines.append(f'{named(path)}.nonlinearity = "relu"')
         if isinstance(module, nn.RNN):
             lines.append(f'{named(path)}.mode = "RNN_RELU"')
-    return Code(model="\n".join([*lines, written(plan(situation.model, situation.batch))]))
+    return Code(model="\n".join([*lines, written(plan(situation.model))]))
 
 
 def unusable(situation: Situation) -> str | None:

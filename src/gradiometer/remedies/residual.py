@@ -11,7 +11,7 @@ from torch import nn
 
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import connection as cases
-from gradiometer.remedies.placing import Followed, aliases, check, like, listed, moved, objection, put
+from gradiometer.remedies.placing import Followed, aliases, check, like, listed, moved, objection, put, weighted
 from gradiometer.remedies.wiring import FUSED, Pass, Wiring
 
 MOST = 6
@@ -80,6 +80,7 @@ def units(model: nn.Module, situation: Situation) -> list[Unit]:
 def _chained(wiring: Wiring, layers: list[Pass]) -> list[Unit]:
     """Branches of two segments in a row, of one where no second fits, of a layer alone where nothing leads to it."""
     segments = _segments(wiring)
+    led = [one for segment in segments.values() for one in segment]
     found: list[Unit] = []
     taken: set[str] = set()
     waiting = {one.path: one for one in layers}
@@ -95,8 +96,9 @@ def _chained(wiring: Wiring, layers: list[Pass]) -> list[Unit]:
                 chain = [*chain, *further]
         elif layer.inputs == shape:
             after = wiring.follower(layer)
-            normed = after is not None and after.role == "normalization" and after.path not in taken
-            chain = [layer, after] if normed and after is not None else [layer]
+            chain = [layer]
+            if after is not None and after.role == "normalization" and after not in led:
+                chain.append(after)
         else:
             continue
         paths = tuple(one.path for one in chain)
@@ -173,7 +175,7 @@ def wrap(model: nn.Module, situation: Situation, found: list[Unit], make: Callab
         held[path].inplace = False  # type: ignore[assignment]
     for unit in found:
         modules = [held[path] for path in unit.paths]
-        made.append(like(make(*modules), modules[0]))
+        made.append(like(make(*modules), weighted(modules)))
         for path in unit.paths:
             put(model, path, nn.Identity())
         put(model, unit.paths[0], made[-1])
@@ -197,18 +199,22 @@ def written(situation: Situation, found: list[Unit], head: str, classes: tuple[t
     for length in sorted({len(unit.paths) for unit in found}):
         rows = [unit.paths for unit in found if len(unit.paths) == length]
         columns = [listed(column) for column in zip(*rows, strict=True)]
-        there = moved(situation.model.get_submodule(rows[0][0])) if "Scaled" in head else ""
+        here = weighted([situation.model.get_submodule(path) for path in rows[0]])
+        there = moved(here) if "Scaled" in head else ""
         if length == 1:
             lines.append(f"for path in {columns[0]}:")
             lines.append(f"    model.set_submodule(path, {head}model.get_submodule(path)){there})")
             continue
-        lines += ["for paths in zip(", *(f"    {column}," for column in columns), "):"]
-        lines += [
-            "    modules = [model.get_submodule(path) for path in paths]",
-            "    for path in paths:",
-            "        model.set_submodule(path, nn.Identity())",
-            f"    model.set_submodule(paths[0], {head}*modules){there})",
+        body = [
+            "modules = [model.get_submodule(path) for path in paths]",
+            "for path in paths:",
+            "    model.set_submodule(path, nn.Identity())",
+            f"model.set_submodule(paths[0], {head}*modules){there})",
         ]
+        if len(rows) == 1:
+            lines += [f"paths = {listed(rows[0])}", *body]
+        else:
+            lines += ["for paths in zip(", *(f"    {column}," for column in columns), "):", *(f"    {b}" for b in body)]
     more = aliases(situation.model, [path for unit in found for path in unit.paths])
     return Code(classes=classes, model="\n".join(lines) + more)
 

@@ -117,7 +117,7 @@ REMEDIES: tuple[Remedy, ...] = (
         name="constant_rate",
         title="a constant learning rate",
         group="optimization",
-        treats=("stalled_training",),
+        treats=("stalled_training", "diverging_loss", "oscillating_loss", "loss_spike"),
         changes_function=False,
         source="none: without the schedule that ended too early",
         code=lambda _: Code(after_step="# leave out the step of the scheduler"),

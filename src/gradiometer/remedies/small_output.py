@@ -12,8 +12,8 @@ from gradiometer.probe.given import call as call_model
 from gradiometer.probe.outputs import tensors
 from gradiometer.probe.traceless import traceless
 from gradiometer.remedies.base import Code, Situation, UnusableError
-from gradiometer.remedies.draws import named
-from gradiometer.remedies.flow import flow
+from gradiometer.remedies.draws import attribute, named
+from gradiometer.remedies.flow import Flow, flow, flow_of
 from gradiometer.remedies.lsuv import inputs_of
 from gradiometer.remedies.whole import Weight, weights
 
@@ -25,13 +25,13 @@ LOUD = 3.0
 """Outputs below this size are not loud: at 3 the cross-entropy of ten classes is twice that of a constant guess."""
 
 
-def plan(model: nn.Module, batch: Any) -> list[tuple[str, str, float]]:
+def plan(model: nn.Module, batch: Any, seen: Flow) -> list[tuple[str, str, float]]:
     """Paths and parameters of what has to be scaled, and the factors, as they are written down.
 
     Raises:
         UnusableError: if the outputs are not loud, or no output layer is found.
     """
-    outputs = [weight for weight in weights(model, flow(model, batch)) if weight.output and _plain(model, weight)]
+    outputs = [weight for weight in weights(model, seen) if weight.output and _plain(model, weight)]
     if not outputs:
         raise UnusableError(
             "No linear layer or convolution that gives the output was found. Scale down the last weights by hand."
@@ -90,7 +90,7 @@ def _sizes(model: nn.Module, weight: Weight, batch: Any) -> tuple[float, float]:
 
 def change(model: nn.Module, situation: Situation) -> nn.Module:
     """Scales the output layers."""
-    scaled = plan(model, situation.batch)
+    scaled = plan(model, situation.batch, flow(model, situation.batch))
     with torch.no_grad():
         for path, parameter, factor in scaled:
             getattr(model.get_submodule(path), parameter).mul_(factor)
@@ -100,15 +100,15 @@ def change(model: nn.Module, situation: Situation) -> nn.Module:
 def code(situation: Situation) -> Code:
     """The factors that the first batch asks for."""
     lines = ["with torch.no_grad():"]
-    for path, parameter, factor in plan(situation.model, situation.batch):
-        lines.append(f"    {named(path)}.{parameter}.mul_({factor})")
+    for path, parameter, factor in plan(situation.model, situation.batch, flow_of(situation)):
+        lines.append(f"    {attribute(named(path), parameter)}.mul_({factor})")
     return Code(model="\n".join(lines))
 
 
 def unusable(situation: Situation) -> str | None:
     """Why nothing has to be scaled."""
     try:
-        plan(situation.model, situation.batch)
+        plan(situation.model, situation.batch, flow_of(situation))
     except UnusableError as error:
         return str(error)
     return None

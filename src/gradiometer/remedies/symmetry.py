@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
-from gradiometer.remedies.flow import flow
+from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.gains import gain
 from gradiometer.remedies.whole import Weight, normal, stored, weights, whole, zero_bias
 
@@ -39,18 +37,18 @@ def scheme(weight: Weight) -> tuple[Draw, ...]:
     return (normal(weight, gain(weight.activation)), *zero_bias(weight))
 
 
-def plan(model: nn.Module, batch: Any) -> list[Draw]:
+def plan(model: nn.Module, seen: Flow) -> list[Draw]:
     """The draws of the weights with copies.
 
     Raises:
         UnusableError: if no layer but the last has any.
     """
     found: list[Draw] = []
-    for draw in whole(model, batch, scheme, all_zeros=True):
+    for draw in whole(model, seen, scheme, all_zeros=True):
         p = stored(model.get_submodule(draw.path), draw.parameter)
         if p is not None and p.ndim > 1 and draw.rows is None and alike(p, draw.chunks):
             found.append(draw)
-    outputs = {(w.path, w.parameter) for w in weights(model, flow(model, batch)) if w.output}
+    outputs = {(w.path, w.parameter) for w in weights(model, seen) if w.output}
     if all((draw.path, draw.parameter) in outputs for draw in found):
         raise UnusableError("No hidden layer of this network has units that are copies of each other.")
     return found

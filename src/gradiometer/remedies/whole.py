@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from gradiometer.remedies.anatomy import NAMES, role_of
 from gradiometer.remedies.draws import Draw
-from gradiometer.remedies.flow import Flow, flow
+from gradiometer.remedies.flow import Flow
 
 init = nn.init
 
@@ -51,6 +51,9 @@ class Weight:
         """Name of the activation."""
         return self.activation if isinstance(self.activation, str) else NAMES[type(self.activation)]
 
+
+_UNSCALED = frozenset(("softmax", "log_softmax", "logsigmoid"))
+"""Activations that look at several units at once, or have no scale that could be kept."""
 
 Scheme = Callable[[Weight], "tuple[Draw, ...]"]
 """How a weight is drawn, and its bias; the first draw is the weight's."""
@@ -143,7 +146,7 @@ def _of_layer(path: str, module: nn.Module, seen: Flow) -> Weight | None:
 
 def _activation(seen: Flow, module: nn.Module | None, parameter: str = "") -> nn.Module | str:
     step = seen.activation_of(module, parameter)
-    if step is None or len(seen.of(module, parameter)) > 1:
+    if step is None or len(seen.of(module, parameter)) > 1 or step.operation in _UNSCALED:
         return "linear"
     return step.module if step.module is not None else step.operation
 
@@ -167,7 +170,7 @@ def _place(path: str, module: nn.Module, name: str) -> tuple[str, str] | None:
     return None if held is None or held.ndim < 2 or not held.requires_grad else (path, name)
 
 
-def whole(model: nn.Module, batch: Any, scheme: Scheme, *, all_zeros: bool = False) -> list[Draw]:
+def whole(model: nn.Module, seen: Flow, scheme: Scheme, *, all_zeros: bool = False) -> list[Draw]:
     """Draws for all trainable parameters of a network, its weights by a scheme, the others as the field does.
 
     Formula: normalizations 1 and 0; recurrent layers by Xavier's uniform distribution from the input, orthogonal over
@@ -177,7 +180,7 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme, *, all_zeros: bool = Fal
 
     Args:
         model: the network, whose values do not matter.
-        batch: ``(inputs, targets)`` or a mapping of the model's keywords.
+        seen: its flow.
         scheme: draws a `Weight` and its bias.
         all_zeros: draws those of zeros in front of an addition as well.
 
@@ -185,11 +188,13 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme, *, all_zeros: bool = Fal
         The draws in the order in which they are carried out.
 
     Raises:
-        whatever the model raises.
+        nothing, but what the scheme raises.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
-        >>> [(d.path, d.parameter, d.function.__name__) for d in whole(model, (torch.randn(2, 4), None), lecun)]
+        >>> from gradiometer.remedies.flow import flow
+        >>> seen = flow(model, (torch.randn(2, 4), None))
+        >>> [(d.path, d.parameter, d.function.__name__) for d in whole(model, seen, lecun)]
         [('0', 'weight', 'kaiming_normal_'), ('0', 'bias', 'zeros_'), ('1', 'weight', 'ones_'),
          ('1', 'bias', 'zeros_'), ('3', 'weight', 'kaiming_normal_'), ('3', 'bias', 'zeros_')]
 
@@ -198,7 +203,6 @@ def whole(model: nn.Module, batch: Any, scheme: Scheme, *, all_zeros: bool = Fal
         Vaswani et al. (2017) with fairseq's N(0, 1/d) for embeddings; Goyal et al. (2017), section 5.1 (branches that
         begin at zero).
     """
-    seen = flow(model, batch)
     layers = {(w.path, w.parameter): w for w in weights(model, seen)}
     of_module = {id(w.module): w for w in layers.values() if w.module is not None}
     tied = _tied(model, seen)

@@ -178,7 +178,7 @@ class Wiring:
                 continue  # made of different things: a bias, a second input
             for way, skip in ((one - other, other - one), (other - one, one - other)):
                 if self._weights(way) > self._weights(skip) <= 1:
-                    found |= way
+                    found |= way | skip
         return frozenset(found)
 
     def _weights(self, nodes: Iterable[Any]) -> int:

@@ -137,6 +137,7 @@ def executor_of(given: str | Executor, recipe_of: Callable[..., Recipe]) -> Exec
 
 def cores() -> int:
     """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    usable = getattr(os, "process_cpu_count", None)  # Python 3.13
+    if usable is None and hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return (usable or os.cpu_count)() or 1

@@ -30,8 +30,14 @@ FURTHER = 5
 FINALISTS = 2
 """Arms that are trained to the end on the first seed."""
 
-PROOFS = 3
-"""Finalists that are tried over all seeds, one after the other, until one is verified."""
+FEW = 5
+"""Candidates where a training goes wrong late, so that an eighth of the steps tells nothing."""
+
+ROUNDS = 2
+"""How often finalists are taken to the end, if none of the first two is verified."""
+
+WORSE = 0.1
+"""Share of the loss by which it must have grown since the first rung for a training to have gone wrong late."""
 
 EQUAL = 0.01
 """Share of the improvement within which the simpler of two arms is preferred: one seed knows no better."""
@@ -65,15 +71,18 @@ class Search:
         self.proofs: dict[Names, Trial] = {}
         self.work = 0.0
 
-    # -- the three parts ------------------------------------------------------------------------------------------
+    # -- its parts ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Examination, tournament, proof."""
         self._examine()
         if self.situation is None or self.reason:
             return
-        finalists = self._compete()
-        self._prove(finalists)
+        self._compete()
+        for _ in range(ROUNDS):
+            if self._prove(self._finish()) or self.reason:
+                return
+        self.reason = "nothing that was tried beat the untreated training"
 
     def _examine(self) -> None:
         self.ticker.stage("untreated", 2)
@@ -92,40 +101,52 @@ class Search:
         elif found.diagnosis.healthy is None and not first.failure:
             self.reason = f"cannot say what ails it: {found.diagnosis.reason}"
 
-    def _compete(self) -> list[Names]:
-        """The finalists, the best first."""
+    def _compete(self) -> None:
+        """Trains candidates, and then combinations of the best of them, for a part of the steps."""
         assert self.situation is not None
         assert self.untreated is not None
         reserve = SLOWER * self.untreated.seconds / max(1, min(self.executor.workers, 2))
         self.tournament.deadline = self.deadline - reserve
-        wanted = plans(self.situation, self.remedies) if self.wanted is None else self.wanted
-        chosen = self.wanted is not None
-        first = self._rung(self._admitted(wanted, len(wanted) if chosen else WIDE), FIRST)
-        field = self._rung(first[:THROUGH], SECOND)
-        if field and not chosen:
+        if self.wanted is not None:
+            self._rung(self._admitted(self.wanted, len(self.wanted)), SECOND)
+            return
+        wanted = plans(self.situation, self.remedies)
+        if late(self.situation.losses, self.recipe.steps):
+            field = self._rung(self._admitted(wanted, FEW), SECOND)
+        else:
+            field = self._rung(self._rung(self._admitted(wanted, WIDE), FIRST)[:THROUGH], SECOND)
+        if field:
             second = self._rung(self._admitted(further(field, self.remedies), FURTHER), FIRST)
-            field += self._rung(second[:FINALISTS], SECOND)
-        field = self._rung(self.tournament.ranked(field)[:FINALISTS], 1.0)
-        return sorted(field, key=self._preference)
+            self._rung(second[:FINALISTS], SECOND)
 
-    def _prove(self, finalists: Sequence[Names]) -> None:
+    def _finish(self) -> list[Names]:
+        """Trains the best that are not at the end yet to the end; those that beat the untreated arm, the best first."""
+        assert self.untreated is not None
+        standing = self.tournament.standing
+        behind = [names for names in self.tournament.ranked(standing) if standing[names].steps < self.recipe.steps]
+        finished = self._rung(behind[:FINALISTS], 1.0)
+        base = self.untreated.scores[0]
+        return sorted((n for n in finished if not value(standing[n]) <= base), key=self._preference)
+
+    def _prove(self, finalists: Sequence[Names]) -> bool:
+        """Trains finalists from every seed, one after the other, until one is verified."""
         assert self.situation is not None
         assert self.untreated is not None
         kind = next(iter(kinds(self.situation)), "")
-        for names in finalists[:PROOFS]:
+        for names in finalists:
             self.ticker.stage(f"proof of {'+'.join(names)}", 2)
             first, others = self._both(names)
             if first is None:
                 self.reason = "the time was up before the proof"
-                return
+                return False
             arm = _arm(first, others)
             gain, reason = judged(self.untreated, arm, kind)
             if arm.steps < self.recipe.steps and not arm.failure:
-                reason = f"the time was up at step {arm.steps} of {self.recipe.steps}"
+                self.reason = reason = f"the time was up at step {arm.steps} of {self.recipe.steps}"
             self.proofs[names] = self._trial(names, arm, reason, gain)
             if not reason:
-                return
-        self.reason = "nothing that was tried beat the untreated training"
+                return True
+        return False
 
     # -- what they are made of ------------------------------------------------------------------------------------
 
@@ -155,8 +176,8 @@ class Search:
     def _admitted(self, wanted: Iterable[Names], limit: int) -> list[Names]:
         """The first few of the wanted that can be used and were not tried."""
         assert self.situation is not None
-        new = [names for names in wanted if names not in self.candidates]
-        usable, refused = candidates(self.situation, self.remedies, new)
+        usable, refused = candidates(self.situation, self.remedies, wanted)
+        usable = [candidate for candidate in usable if candidate.names not in self.candidates]
         self.refused |= refused
         admitted = usable[:limit] if self.wanted is not None else varied(usable, self.remedies, limit)
         self.candidates |= {candidate.names: candidate for candidate in admitted}
@@ -206,12 +227,15 @@ class Search:
         return sorted((names for names in standing if names not in self.proofs), key=lambda n: -value(standing[n]))
 
     def _unproven(self, names: Names) -> Trial:
+        assert self.untreated is not None
         outcome = self.tournament.standing[names]
-        failure = next((text for text in outcome.failures if text), "")
-        if not failure and value(outcome) == -math.inf:
-            failure = "its score is no number"
-        where = "at the end" if outcome.steps >= self.recipe.steps else f"at step {outcome.steps}"
-        return self._trial(names, _arm(outcome, None), failure or f"others were ahead {where}")
+        if outcome.failure or value(outcome) == -math.inf:
+            reason = outcome.failure or "its score is no number"
+        elif outcome.steps < self.recipe.steps:
+            reason = f"others were ahead at step {outcome.steps}"
+        else:
+            reason = "no better than untreated" if value(outcome) <= self.untreated.scores[0] else "another was ahead"
+        return self._trial(names, _arm(outcome, None), reason)
 
     def _trial(self, names: Names, arm: Arm, reason: str, gain: Interval | None = None) -> Trial:
         remedy = combined([self.remedies[name] for name in names])
@@ -255,6 +279,12 @@ def _arm(first: Outcome, others: Outcome | None) -> Arm:
         diagnosis=first.facts.diagnosis if first.facts is not None else None,
         gradient=first.gradient,
     )
+
+
+def late(losses: Sequence[float], steps: int) -> bool:
+    """Whether a training went wrong after the first rung only."""
+    early, end = _level(losses[: max(1, round(FIRST * steps))]), _level(losses)
+    return not end <= early + WORSE * abs(early) and math.isfinite(early)
 
 
 def _level(losses: Sequence[float]) -> float:

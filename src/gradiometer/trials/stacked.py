@@ -52,6 +52,7 @@ class Stack:
         self._timed = timed
         self._apart = [Training(recipe, seed, watched=watched) for seed in self.seeds]
         self._together: Together | None = None
+        self._wasted = 0.0  # seconds of steps at once of which nothing was left
         self._undecided = len(self.seeds) > 1 and not watched
         self._scored: dict[int, tuple[int, float | None]] = {}
 
@@ -75,7 +76,8 @@ class Stack:
     @property
     def seconds(self) -> float:
         """What the steps took."""
-        return self._together.seconds if self._together else sum(training.seconds for training in self._apart)
+        apart = sum(training.seconds for training in self._apart)
+        return self._wasted + (self._together.seconds if self._together else apart)
 
     @property
     def steps(self) -> int:
@@ -114,7 +116,7 @@ class Stack:
                 return
             except Exception:
                 # Something that no step before did. Nothing of it is of use then but the seeds.
-                self._together = None
+                self._wasted, self._together = self._together.seconds, None
                 self._apart = [Training(self.recipe, seed) for seed in self.seeds]
         for training in self._apart:
             training.advance(until, deadline)

@@ -204,7 +204,7 @@ def score_of(recipe: Recipe, model: nn.Module, seed: int) -> float | None:
         seed_everything(seed)
         try:
             return float(recipe.evaluate(model.eval()))
-        except Exception:
+        except (Exception, SystemExit):
             return math.nan
         finally:
             for module, mode in modes:

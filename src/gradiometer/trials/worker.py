@@ -119,7 +119,7 @@ class Worker:
         for stack in stacks:
             try:
                 self._train(stack, job.until, deadline)
-            except SystemExit as error:
+            except (Exception, SystemExit) as error:
                 failures |= dict.fromkeys(stack.seeds, told(error))
         outcome = self._outcome(job, stacks, failures, before)
         if any("memory" in text.lower() for text in outcome.failures):

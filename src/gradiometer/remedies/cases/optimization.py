@@ -243,6 +243,19 @@ def held_by_nobody() -> Recipe:
     return telling_digits(partial(layers, 64, 10, 8, 3, nn.Tanh), lambda parameters: sgd(list(parameters)[-2:]))
 
 
+def zero_grad_too_late() -> Recipe:
+    """A step of one's own that sets the gradients to zero before it uses them."""
+
+    def step(model: nn.Module, optimizer: Any, loss: Any, batch: Any) -> float:
+        value = loss(model(batch[0]), batch[1])
+        value.backward()
+        optimizer.zero_grad()
+        optimizer.step()
+        return value.item()
+
+    return replace(telling_digits(optimizer=partial(plain, lr=0.1)), step=step)
+
+
 def without_zero_grad() -> Recipe:
     """A step of one's own that never sets the gradients to zero."""
 
