@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -83,7 +83,9 @@ def _whole(seen: Flow, step: Step, hidden: Sequence[Step]) -> bool:
 
 def change(model: nn.Module, situation: Situation, *, target: str) -> nn.Module:
     """Exchanges the hidden activations of a network."""
-    where = places(model, situation.batch, target, flow(model, situation.batch))
+    # What was found out of the untreated network's modules holds for those of the same class and the same calls.
+    seen = replace(flow(model, situation.batch), traced=flow_of(situation).traced)
+    where = places(model, situation.batch, target, seen)
     make = partial(_made, target, model)
     for path in where.modules:
         mode = model.get_submodule(path).training

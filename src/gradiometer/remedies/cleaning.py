@@ -19,9 +19,12 @@ from gradiometer.remedies.known import (
     targets_of,
 )
 from gradiometer.remedies.recipe import Recipe
+from gradiometer.remedies.scaling import FEATURES, Number
 
 OUTLIER = 1e3
 """Size over the median size from which on a value is taken for a mistake."""
+
+Bounds = tuple[Number, float]
 
 MANY = 300
 """Batches that are searched for values that are none."""
@@ -31,7 +34,7 @@ class Cleaned(Around):
     """A network whose floating-point inputs are cut at a size, NaN becoming the usual value."""
 
     def __init__(self, network, usual, largest):
-        """``usual`` stands in for NaN."""
+        """``usual`` stands in for NaN: a number, or one for every feature."""
         super().__init__(network)
         self.usual, self.largest = usual, largest
 
@@ -44,7 +47,10 @@ class Cleaned(Around):
         """A tensor within bounds."""
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             return x
-        return x.nan_to_num(self.usual, self.largest, -self.largest).clamp(-self.largest, self.largest)
+        usual = torch.tensor(self.usual, dtype=x.dtype, device=x.device)
+        if usual.dim() and x.shape[-1:] != usual.shape:
+            usual = usual.mean()
+        return torch.where(x.isnan(), usual, x).clamp(-self.largest, self.largest)
 
 
 def of_clean_targets(loss, largest):
@@ -61,8 +67,8 @@ def of_clean_targets(loss, largest):
 class _Dirt:
     """The usual value and the largest good one, of inputs and targets; ``None`` where nothing is wrong."""
 
-    inputs: tuple[float, float] | None
-    targets: tuple[float, float] | None
+    inputs: Bounds | None
+    targets: Bounds | None
 
 
 def dirt(situation: Situation) -> _Dirt:
@@ -81,19 +87,21 @@ def dirt(situation: Situation) -> _Dirt:
     return _Dirt(inputs, targets)
 
 
-def _bounds(values: list[Tensor]) -> tuple[float, float] | None:
-    """The median, and the largest size of what is no outlier, if there is any."""
+def _bounds(values: list[Tensor]) -> Bounds | None:
+    """The median, of every feature where they differ much, and the largest size of what is no outlier, if any is."""
     if not values:
         return None
-    every = torch.cat([v.detach().float().reshape(-1)[: 1 << 20] for v in values])
-    finite = every[every.isfinite()]
-    varied = finite[finite != 0].abs()
-    if not len(varied):
+    width = values[0].shape[-1] if values[0].dim() == 2 else 1  # features of a table have scales of their own
+    every = torch.cat([v.detach().float().reshape(-1, width)[: 1 << 16] for v in values if not v.numel() % width])
+    sizes = torch.where(every.isfinite() & (every != 0), every.abs(), torch.nan)
+    usual = sizes.nanmedian(0).values
+    good = sizes[sizes <= OUTLIER * usual]
+    if not len(good) or (bool(every.isfinite().all()) and len(good) == int((~sizes.isnan()).sum())):
         return None
-    good = varied[varied <= OUTLIER * varied.median()]
-    if len(finite) == len(every) and len(good) == len(varied):
-        return None
-    return rounded(float(finite[finite.abs() <= good.max()].mean())), rounded(float(good.max()) * 1.001)
+    middle = torch.where(every.isfinite(), every, torch.nan).nanmedian(0).values.nan_to_num(0.0)
+    alike = float(middle.max() - middle.min()) <= FEATURES * float(usual.nanmedian())
+    stand_in = rounded(float(middle.mean())) if alike else [rounded(v) for v in middle.tolist()]
+    return stand_in, rounded(1.01 * float(good.max()))
 
 
 def clean(model: nn.Module, situation: Situation) -> nn.Module:

@@ -77,10 +77,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Flow:
-    """The steps of one forward pass, in their order; ``traced`` keeps what was found out besides, by path."""
+    """The steps of one forward pass, in their order; ``traced`` keeps what was found out of their modules besides."""
 
     steps: tuple[Step, ...]
-    traced: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    traced: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def hidden(self) -> list[Step]:
         """The activations between weights that do not gate anything, wherever they are written."""

@@ -87,9 +87,10 @@ def find(model: nn.Module, batch: Any, seen: Flow, path: str, wanted: Sequence[S
     """
     module = model.get_submodule(path)
     steps = [step for step in seen.steps if step.caller == path and step.role == "activation"]
-    if path not in seen.traced:
-        seen.traced[path] = _traced(model, module, batch, steps)
-    names, absent, why = seen.traced[path]
+    key = (path, type(module), *((step.operation, step.line) for step in steps))
+    if key not in seen.traced:
+        seen.traced[key] = _traced(model, module, batch, steps)
+    names, absent, why = seen.traced[key]
     meant = set(map(id, wanted))
     if not why:
         chosen = [name for i, name in enumerate(names) if all(id(step) in meant for step in steps[i :: len(names)])]

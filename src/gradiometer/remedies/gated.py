@@ -35,7 +35,7 @@ class QuietLSTMCell(nn.LSTMCell):
             hx = input.new_zeros(*input.shape[:-1], self.hidden_size)
         cell = getattr(hx, "cell", torch.zeros_like(hx))
         hidden, cell = super().forward(input, (hx, cell))
-        hidden.__dict__["cell"] = cell
+        hidden.cell = cell  # type: ignore[attr-defined]
         return hidden
 
 

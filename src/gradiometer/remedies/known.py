@@ -206,8 +206,6 @@ def literal(value: float | list[float]) -> str:
 
     Example:
         >>> literal([0.5, 2.0]), literal(1e-5)
-        ('[0.5, 2]', '1e-05')
+        ('[0.5, 2.0]', '1e-05')
     """
-    if isinstance(value, list):
-        return "[" + ", ".join(f"{v:.10g}" for v in value) + "]"
-    return f"{value:.10g}"
+    return repr([float(v) for v in value] if isinstance(value, list) else float(value))

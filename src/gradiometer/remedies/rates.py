@@ -112,7 +112,7 @@ def scaled(recipe: Recipe, factor: float, situation: Situation) -> Recipe:
     def change(optimizer: Optimizer) -> Optimizer:
         if plain:
             for group in optimizer.param_groups:
-                group["lr"] = group["lr"] * factor
+                group["lr"] = group["lr"] * factor if factor >= 1 else group["lr"] / (1 / factor)
         else:
             RateFactor(factor).attach(optimizer)
         return optimizer
@@ -143,9 +143,10 @@ def _keeps(recipe: Recipe, situation: Situation) -> bool:
 
 def _scaled_code(factor: float, situation: Situation) -> Code:
     if _keeps(situation.recipe, situation):
-        times = f"*= {factor:g}" if factor > 1 else f"/= {1 / factor:g}"
+        times = f"*= {factor:g}" if factor >= 1 else f"/= {1 / factor:g}"
         return Code(optimizer=f'for group in optimizer.param_groups:\n    group["lr"] {times}')
-    return Code(imports=("import torch",), classes=(RateFactor,), optimizer=f"RateFactor({factor:g}).attach(optimizer)")
+    times = f"{factor:g}" if factor >= 1 else f"1 / {1 / factor:g}"
+    return Code(classes=(RateFactor,), optimizer=f"RateFactor({times}).attach(optimizer)")
 
 
 def learning_rate(factor: float) -> Remedy:

@@ -114,7 +114,7 @@ def statistics(x: Tensor, dim: int) -> tuple[Number, Number]:
     usual = deviation[varies].median()
     alike = deviation.max() <= FEATURES * usual and (mean[varies] - mean[varies].mean()).abs().max() <= FEATURES * usual
     if alike and bool((mean[~varies].abs() <= FEATURES * rows.std()).all()):
-        return rounded(float(rows.mean())), rounded(float(rows.std()))
+        return _exactly(float(rows.mean()), float(rows.std())), rounded(float(rows.std()))
     mean = torch.where(varies, mean, 0.0)
     constant = rows.mean(0).abs().clamp(min=1.0)
     deviation = torch.where(varies, deviation, constant)
@@ -144,7 +144,6 @@ def input_scale(model: nn.Module, situation: Situation) -> tuple[Number, Number,
     x = torch.cat([x.movedim(dim, -1).reshape(-1, width) for x in signals if x.shape[dim] == width])
     mean, deviation = statistics(x, -1)
     if isinstance(mean, float) and isinstance(deviation, float):
-        mean = _exactly(mean, deviation)
         if abs(mean) <= NEAR * deviation and abs(deviation - 1) <= NEAR:
             raise UnusableError("the inputs are standardized already")
     return mean, deviation, dim
@@ -193,7 +192,6 @@ def target_scale(situation: Situation) -> tuple[Number, Number]:
     if isinstance(mean, list) and not wide:
         mean, deviation = mean[0], deviation[0] if isinstance(deviation, list) else deviation
     if isinstance(mean, float) and isinstance(deviation, float):
-        mean = _exactly(mean, deviation)
         if abs(mean) <= NEAR * deviation and abs(deviation - 1) <= NEAR:
             raise UnusableError("the targets are standardized already")
     return mean, deviation

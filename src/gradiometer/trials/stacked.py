@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -193,9 +194,8 @@ def _taken(trainings: Sequence[Training], until: int, deadline: float) -> float:
 def _same_losses(apart: Sequence[Training], together: Together, tolerance: float = LOSS) -> bool:
     """Whether the losses agree, NaN with NaN."""
     rows = zip((training.losses for training in apart), together.losses, strict=True)
-    return all(
-        torch.allclose(torch.tensor(a).double(), torch.tensor(b).double(), tolerance, 1e-12, True) for a, b in rows
-    )
+    exact = partial(torch.tensor, dtype=torch.float64)
+    return all(torch.allclose(exact(a), exact(b), tolerance, 1e-12, equal_nan=True) for a, b in rows)
 
 
 def _same(apart: Sequence[Training], together: Together, moved: float = MOVED, weight: float = WEIGHT) -> bool:
@@ -204,15 +204,15 @@ def _same(apart: Sequence[Training], together: Together, moved: float = MOVED, w
         values, begun = tensors(training.model), together.begun[i]
         for name, value in together.values(i).items():
             ours, there = value.detach().double(), values[name].detach().double()
-            way = (there - begun[name].double()).abs().nan_to_num(0.0)
-            allowed = moved * _largest(way) + weight * _largest(there.abs().nan_to_num(0.0))
+            allowed = moved * _largest(there - begun[name].double()) + weight * _largest(there)
             if not torch.allclose(ours, there, 0.0, allowed, equal_nan=True):
                 return False
     return True
 
 
 def _largest(x: Tensor) -> float:
-    return float(x.max()) if x.numel() else 0.0
+    """The largest magnitude among the finite elements."""
+    return float(x.nan_to_num(0.0, 0.0, 0.0).abs().max()) if x.numel() else 0.0
 
 
 def _exactly(recipe: Recipe, seeds: Sequence[int]) -> bool:
