@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,7 +80,11 @@ class Code:
     @property
     def definitions(self) -> str:
         """The source of the classes and functions, as they stand in this package."""
-        return "\n\n\n".join(inspect.getsource(one).rstrip() for one in self.classes)
+        return "\n\n\n".join(_LINTER.sub("", inspect.getsource(one)).rstrip() for one in self.classes)
+
+
+_LINTER = re.compile(r"  # (noqa|type: ignore).*")
+"""Words to our own tools, which are nothing to a user."""
 
 
 def _no_objection(_: Situation) -> str | None:

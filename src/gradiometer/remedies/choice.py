@@ -99,15 +99,19 @@ def kinds(situation: Situation) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def plans(situation: Situation, remedies: Mapping[str, Remedy]) -> list[Names]:
-    """The plans of all findings, those of the first cause first, each once."""
+def plans(situation: Situation) -> list[Names]:
+    """The plans of all findings, those of the first cause first, and what helps anyway."""
     found: list[Names] = []
     for kind in kinds(situation):
         if kind in STEPS | GRADIENT and situation.anatomy.has("attention"):
             found += parsed(ATTENTION)
         found += parsed(PLANS[kind])
-    named = [(name,) for kind in kinds(situation) for name, remedy in remedies.items() if kind in remedy.treats]
-    return list(dict.fromkeys([*found, *parsed(ANYWAY), *named]))
+    return list(dict.fromkeys([*found, *parsed(ANYWAY)]))
+
+
+def named(situation: Situation, remedies: Mapping[str, Remedy]) -> list[Names]:
+    """All single remedies that say of themselves that they treat one of the findings."""
+    return [(name,) for kind in kinds(situation) for name, remedy in remedies.items() if kind in remedy.treats]
 
 
 def candidates(
@@ -120,12 +124,16 @@ def candidates(
     """
     found: dict[Names, Candidate] = {}
     refused: dict[Names, str] = {}
+    objections: dict[str, str | None] = {}
     for wish in wanted:
         if not all(name in remedies for name in wish):
             continue
         parts = in_order(remedies[name] for name in wish)
         names = tuple(part.name for part in parts)  # the same combination in whatever order it was asked for
-        reason = next((text for part in parts if (text := objection(part, situation))), None)
+        for part in parts:
+            if part.name not in objections:
+                objections[part.name] = objection(part, situation)
+        reason = next((text for name in names if (text := objections[name])), None)
         if reason:
             refused[names] = reason
         else:

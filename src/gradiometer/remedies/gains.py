@@ -148,26 +148,17 @@ def critical(activation: nn.Module | str, sigma_b: float = SIGMA_B) -> tuple[flo
     if activation == "linear":
         return 1.0, 0.0
     module = plain(activation)
-    return _edge(repr(module), sigma_b, _Held(module))
+    key = (repr(module), sigma_b)
+    if key not in _EDGES:  # every layer of a network asks for the same
+        _EDGES[key] = _edge(module, sigma_b)
+    return _EDGES[key]
 
 
-class _Held:
-    """A module that is no part of a key: another of the same text is the same function."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __eq__(self, _: object) -> bool:
-        return True
-
-    def __hash__(self) -> int:
-        return 0
+_EDGES: dict[tuple[str, float], tuple[float, float] | None] = {}
 
 
-@lru_cache(maxsize=32)
-def _edge(_: str, sigma_b: float, held: _Held) -> tuple[float, float] | None:
-    """The edge of chaos of a module; every layer of a network asks for the same."""
-    module = held.module
+def _edge(module: nn.Module, sigma_b: float) -> tuple[float, float] | None:
+    """Along the edge, as a function of ``q``, the variance of the biases is sought."""
 
     def bias_variance(log_q: float) -> float:
         square, slope = moments(module, math.exp(log_q))

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from gradiometer.remedies.anatomy import ACTIVATIONS
 from gradiometer.remedies.base import Code, Situation, UnusableError
+from gradiometer.remedies.by_line import Instead, exchange_by_line
 from gradiometer.remedies.flow import Flow, Step, flow
-from gradiometer.remedies.functional import Shallow, exchange, find
+from gradiometer.remedies.functional import Found, Shallow, exchange, find
+
+IMPORTS = (
+    "import sys",
+    "from collections.abc import Callable, Mapping, Sequence",
+    "from pathlib import Path",
+    "from typing import Any",
+    "from torch import fx, nn",
+    "from torch.overrides import TorchFunctionMode",
+)
+"""What is needed to exchange calls of functions."""
 
 
 class InEvaluation(torch.nn.Module):
@@ -44,22 +54,11 @@ def activation_name(model: nn.Module, situation: Situation) -> str:
     return found[1].operation if found is not None else ""
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where it is: the paths of a module, or names of calls in the forward of the module at a path."""
-
-    paths: tuple[str, ...] = ()
-    owner: str = ""
-    calls: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-    line: str = ""
-
-
-def _place(model: nn.Module, situation: Situation, kinds: Collection[str]) -> _Place:
-    """Where the last activation is, if it is of these kinds.
+def _place(model: nn.Module, situation: Situation, kinds: Collection[str]) -> tuple[tuple[str, ...], Found | None, str]:
+    """The paths of the last activation if it is a module of its own, else where it is called, and in which line.
 
     Raises:
-        UnusableError: if it is none of them, or stands where nobody can reach it.
+        UnusableError: if it is none of these kinds, or stands where nobody can reach it.
     """
     found = last_activation(model, situation)
     if found is None or found[1].operation not in kinds:
@@ -67,40 +66,35 @@ def _place(model: nn.Module, situation: Situation, kinds: Collection[str]) -> _P
     seen, step = found
     if step.module is not None and len(seen.of(step.module)) == 1:
         every = model.named_modules(remove_duplicate=False)
-        return _Place(paths=tuple(path for path, module in every if module is step.module and path))
+        return tuple(path for path, module in every if module is step.module and path), None, ""
     if step.module is not None and isinstance(model.get_submodule(step.caller), nn.Sequential):
         owner = model.get_submodule(step.caller)
         name = [name for name, child in owner._modules.items() if child is step.module][-1]
-        return _Place(paths=(f"{step.caller}.{name}".lstrip("."),))
-    calls, absent = find(model, situation.batch, seen, step.caller, [step])
-    return _Place(owner=step.caller, calls=calls, absent=absent, line=step.line)
+        return (f"{step.caller}.{name}".lstrip("."),), None, ""
+    return (), find(model, situation.batch, seen, step.caller, [step]), step.line
 
 
 def replaced(
     model: nn.Module, situation: Situation, kinds: Collection[str], make: Callable[[], nn.Module]
 ) -> nn.Module:
     """The network with another module in the place of its last activation."""
-    where = _place(model, situation, kinds)
-    for path in where.paths:
+    paths, calls, _ = _place(model, situation, kinds)
+    for path in paths:
         model.set_submodule(path, make().train(model.training))
-    if where.calls:
-        exchange(model.get_submodule(where.owner), where.calls, make, where.absent)
+    if calls is not None:
+        calls.exchange(model, make)
     return model
 
 
 def replaced_code(situation: Situation, kinds: Collection[str], made: str, *classes: type) -> Code:
     """What a user would write for that."""
-    where = _place(situation.model, situation, kinds)
-    if where.paths:
-        lines = [f'model.set_submodule("{path}", {made})' for path in where.paths]
+    paths, calls, line = _place(situation.model, situation, kinds)
+    if calls is None:
+        lines = [f'model.set_submodule("{path}", {made})' for path in paths]
         return Code(("from torch import nn",), classes, "\n".join(lines))
-    owner = f'model.get_submodule("{where.owner}")' if where.owner else "model"
-    absent = f", {where.absent!r}" if where.absent else ""
-    note = f"# the same by hand: leave it out in {where.line}\n" if where.line else ""
-    imports = ("from collections.abc import Callable, Sequence", "from typing import Any", "from torch import fx, nn")
-    return Code(
-        imports, (*classes, Shallow, exchange), f"{note}exchange({owner}, {where.calls!r}, lambda: {made}{absent})"
-    )
+    note = f"# the same by hand: change it in {line}\n" if line else ""
+    needed = (Instead, exchange_by_line) if calls.places else (Shallow, exchange)
+    return Code(IMPORTS, (*classes, *needed), f"{note}{calls.written(f'lambda: {made}')}")
 
 
 def constructor(operation: str) -> str:

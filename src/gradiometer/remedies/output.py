@@ -101,7 +101,7 @@ REMEDIES: tuple[Remedy, ...] = (
         treats=(*_SQUARED, "nonfinite"),
         changes_function=True,
         source=f"{_SOLLA}; {_BISHOP}",
-        proofs=(Proof(cases.squared_errors_of_yes_or_no, 0.8), Proof(cases.raw_scores_as_probabilities, 0.8)),
+        proofs=(Proof(cases.squared_errors_of_yes_or_no, 0.7), Proof(cases.raw_scores_as_probabilities, 0.8)),
         **logits(),
     ),
     Remedy(
@@ -111,7 +111,7 @@ REMEDIES: tuple[Remedy, ...] = (
         treats=_SQUARED,
         changes_function=False,
         source=f"{_SOLLA}; {_BISHOP}",
-        proofs=(Proof(cases.squared_errors_of_yes_or_no, 0.8),),
+        proofs=(Proof(cases.squared_errors_of_yes_or_no, 0.7),),
         **changed(of_probabilities),
     ),
     Remedy(

@@ -17,7 +17,7 @@ from gradiometer.remedies.compared import all_targets, task_of
 from gradiometer.remedies.known import findings, literal, needs_own_loss, objection, rounded
 from gradiometer.remedies.last import activation_name, constructor, made, replaced, replaced_code
 from gradiometer.remedies.recipe import Recipe
-from gradiometer.remedies.scaling import Rescaled, in_deviations
+from gradiometer.remedies.scaling import Rescaled, exactly, in_deviations
 from gradiometer.rules.mismatch import DIFFERENCES, ENTROPIES, nearest
 
 
@@ -111,9 +111,10 @@ def into_range(situation: Situation) -> tuple[float, float]:
     if not most > least:
         raise UnusableError("all targets are the same")
     if high == float("inf"):
-        return rounded(least), rounded(float(targets.std()))
-    deviation = (most - least) / (PART * (high - low))
-    return rounded((least + most) / 2 - deviation * (low + high) / 2), rounded(deviation)
+        deviation = rounded(float(targets.std()))
+        return exactly(least - (1 - PART) * deviation, deviation), deviation
+    deviation = rounded((most - least) / (PART * (high - low)))
+    return exactly((least + most) / 2 - deviation * (low + high) / 2, deviation), deviation
 
 
 def ranged() -> dict[str, Any]:

@@ -206,7 +206,7 @@ REMEDIES: tuple[Remedy, ...] = (
         code=lambda situation: _scaled_code(lowering(situation), situation),
         recipe=lambda recipe, situation: scaled(recipe, lowering(situation), situation),
         unusable=objection(lowering),
-        proofs=(Proof(cases.swinging, 0.8), Proof(cases.one_cycle_too_high, 0.8), Proof(cases.own_step_too_long, 0.8)),
+        proofs=(Proof(cases.swinging, 0.7), Proof(cases.one_cycle_too_high, 0.8), Proof(cases.own_step_too_long, 0.7)),
     ),
     Remedy(
         name="raise_rate",

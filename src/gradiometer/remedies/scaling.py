@@ -114,16 +114,21 @@ def statistics(x: Tensor, dim: int) -> tuple[Number, Number]:
     usual = deviation[varies].median()
     alike = deviation.max() <= FEATURES * usual and (mean[varies] - mean[varies].mean()).abs().max() <= FEATURES * usual
     if alike and bool((mean[~varies].abs() <= FEATURES * rows.std()).all()):
-        return _exactly(float(rows.mean()), float(rows.std())), rounded(float(rows.std()))
+        return exactly(float(rows.mean()), float(rows.std())), rounded(float(rows.std()))
     mean = torch.where(varies, mean, 0.0)
     constant = rows.mean(0).abs().clamp(min=1.0)
     deviation = torch.where(varies, deviation, constant)
-    return [_exactly(m, d) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)], [
+    return [exactly(m, d) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)], [
         rounded(d) for d in deviation.tolist()
     ]
 
 
-def _exactly(mean: float, deviation: float) -> float:
+def _is_standard(mean: Number, deviation: Number) -> bool:
+    one = isinstance(mean, float) and isinstance(deviation, float)
+    return one and abs(mean) <= NEAR * deviation and abs(deviation - 1) <= NEAR
+
+
+def exactly(mean: float, deviation: float) -> float:
     """A mean to a thousandth of the deviation: of 1000.2 +- 0.1 three digits would be off."""
     digits = 3 + max(0, math.ceil(math.log10(abs(mean) / deviation))) if mean and deviation else 3
     return rounded(mean, min(digits, 9))
@@ -143,9 +148,8 @@ def input_scale(model: nn.Module, situation: Situation) -> tuple[Number, Number,
     width = signals[0].shape[dim]
     x = torch.cat([x.movedim(dim, -1).reshape(-1, width) for x in signals if x.shape[dim] == width])
     mean, deviation = statistics(x, -1)
-    if isinstance(mean, float) and isinstance(deviation, float):
-        if abs(mean) <= NEAR * deviation and abs(deviation - 1) <= NEAR:
-            raise UnusableError("the inputs are standardized already")
+    if _is_standard(mean, deviation):
+        raise UnusableError("the inputs are standardized already")
     return mean, deviation, dim
 
 
@@ -191,9 +195,8 @@ def target_scale(situation: Situation) -> tuple[Number, Number]:
     mean, deviation = statistics(values, -1)
     if isinstance(mean, list) and not wide:
         mean, deviation = mean[0], deviation[0] if isinstance(deviation, list) else deviation
-    if isinstance(mean, float) and isinstance(deviation, float):
-        if abs(mean) <= NEAR * deviation and abs(deviation - 1) <= NEAR:
-            raise UnusableError("the targets are standardized already")
+    if _is_standard(mean, deviation):
+        raise UnusableError("the targets are standardized already")
     return mean, deviation
 
 

@@ -72,7 +72,7 @@ def prescribe(
         try:
             search.run()
         except KeyboardInterrupt:
-            search.reason = "interrupted: this is what was known by then"
+            search.reason = "interrupted"
         return search.prescription(monotonic() - began)
 
 

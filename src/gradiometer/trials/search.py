@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from statistics import fmean
 
 from gradiometer.errors import InputError
 from gradiometer.records import Arm, Interval, PrescriptionRecord, Trial
-from gradiometer.remedies.base import Group, Remedy, Situation
-from gradiometer.remedies.choice import Candidate, Names, candidates, further, kinds, plans, varied
+from gradiometer.remedies.base import Remedy, Situation
+from gradiometer.remedies.choice import Candidate, Names, candidates, further, kinds, named, plans, varied
 from gradiometer.remedies.combination import combined
 from gradiometer.remedies.recipe import Recipe
+from gradiometer.trials.account import arm, changes, late
 from gradiometer.trials.examination import birth
 from gradiometer.trials.executors import Executor
 from gradiometer.trials.prescription import Prescription, written
 from gradiometer.trials.progress import Ticker
-from gradiometer.trials.tournament import FIRST, SECOND, THROUGH, Tournament, value
+from gradiometer.trials.tournament import FIRST, SECOND, Tournament, value
 from gradiometer.trials.verdict import judged
 from gradiometer.trials.worker import Job, Outcome
 
 WIDE = 9
-"""Candidates of the first round. Nine, for an eighth of the steps each, cost a little more than one training."""
+"""Candidates of the first round. Nine, for a tenth of the steps each, cost a little less than one training."""
+
+FEW = 5
+"""Candidates where a training goes wrong late, so that a tenth of the steps tells nothing."""
+
+THROUGH = 3
+"""Candidates that are trained on to the second rung."""
 
 FURTHER = 5
 """Combinations of the second round."""
@@ -30,14 +36,8 @@ FURTHER = 5
 FINALISTS = 2
 """Arms that are trained to the end on the first seed."""
 
-FEW = 5
-"""Candidates where a training goes wrong late, so that an eighth of the steps tells nothing."""
-
 ROUNDS = 2
 """How often finalists are taken to the end, if none of the first two is verified."""
-
-WORSE = 0.1
-"""Share of the loss by which it must have grown since the first rung for a training to have gone wrong late."""
 
 EQUAL = 0.01
 """Share of the improvement within which the simpler of two arms is preferred: one seed knows no better."""
@@ -64,11 +64,11 @@ class Search:
         self.seeds, self.deadline, self.executor, self.ticker = tuple(range(seeds)), deadline, executor, ticker
         self.reason = ""
         self.situation: Situation | None = None
-        self.untreated: Arm | None = None
         self.candidates: dict[Names, Candidate] = {}
         self.refused: dict[Names, str] = {}
         self.tournament = Tournament(executor, recipe.steps, deadline, self._told)
         self.proofs: dict[Names, Trial] = {}
+        self.besides: list[Job] = []
         self.work = 0.0
 
     # -- its parts ------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ class Search:
     def run(self) -> None:
         """Examination, tournament, proof."""
         self._examine()
-        if self.situation is None or self.reason:
+        if self.reason:
             return
         self._compete()
         for _ in range(ROUNDS):
@@ -85,12 +85,16 @@ class Search:
         self.reason = "nothing that was tried beat the untreated training"
 
     def _examine(self) -> None:
-        self.ticker.stage("untreated", 2)
-        first, others = self._both(())
-        if first is None or first.facts is None:
-            self.reason = "the time was up before the untreated training had ended"
+        """The untreated recipe from two seeds, the first one under watch; the other seeds can wait."""
+        jobs = [Job((), (0,), self.recipe.steps, watched=True)]
+        jobs += self.tournament.to_the_end((), self.seeds[1:2])
+        self.besides = self.tournament.to_the_end((), self.seeds[2:])
+        self.ticker.stage("untreated", len(jobs))
+        self.tournament.run(jobs)
+        first = self.tournament.ended[()][0]
+        if first.facts is None:
+            self.reason = first.failure or "the time was up before the untreated training had begun"
             return
-        self.untreated = _arm(first, others)
         found = replace(first.facts, birth=birth(self.recipe))
         self.situation = found.situation(self.recipe)
         self.executor.tell(found)
@@ -103,96 +107,95 @@ class Search:
 
     def _compete(self) -> None:
         """Trains candidates, and then combinations of the best of them, for a part of the steps."""
-        assert self.situation is not None
-        assert self.untreated is not None
-        reserve = SLOWER * self.untreated.seconds / max(1, min(self.executor.workers, 2))
-        self.tournament.deadline = self.deadline - reserve
+        situation = self._situation
+        one = self.untreated.seconds / max(1, len(self.untreated.scores))
+        rounds = math.ceil(len(self.seeds[1:]) / self.executor.workers)
+        self.tournament.deadline = self.deadline - SLOWER * one * rounds
         if self.wanted is not None:
-            self._rung(self._admitted(self.wanted, len(self.wanted)), SECOND)
+            self._rung(self._admitted(self.wanted), SECOND)
             return
-        wanted = plans(self.situation, self.remedies)
-        if late(self.situation.losses, self.recipe.steps):
-            field = self._rung(self._admitted(wanted, FEW), SECOND)
+        admitted = self._admitted(plans(situation), WIDE)
+        admitted += self._admitted(named(situation, self.remedies), WIDE - len(admitted))
+        if late(situation.losses, self.recipe.steps):
+            field = self._rung(admitted[:FEW], SECOND)
         else:
-            field = self._rung(self._rung(self._admitted(wanted, WIDE), FIRST)[:THROUGH], SECOND)
+            field = self._rung(self._rung(admitted, FIRST)[:THROUGH], SECOND)
         if field:
             second = self._rung(self._admitted(further(field, self.remedies), FURTHER), FIRST)
             self._rung(second[:FINALISTS], SECOND)
 
     def _finish(self) -> list[Names]:
-        """Trains the best that are not at the end yet to the end; those that beat the untreated arm, the best first."""
-        assert self.untreated is not None
-        standing = self.tournament.standing
-        behind = [names for names in self.tournament.ranked(standing) if standing[names].steps < self.recipe.steps]
-        finished = self._rung(behind[:FINALISTS], 1.0)
-        base = self.untreated.scores[0]
-        return sorted((n for n in finished if not value(standing[n]) <= base), key=self._preference)
+        """Trains the best that are not at the end yet to the end; those that beat the untreated arm, the best first.
 
-    def _prove(self, finalists: Sequence[Names]) -> bool:
-        """Trains finalists from every seed, one after the other, until one is verified."""
-        assert self.situation is not None
-        assert self.untreated is not None
-        kind = next(iter(kinds(self.situation)), "")
+        They begin anew, under watch from the first step on, since only then can it be said whether the finding is gone.
+        """
+        standing, base = self.tournament.standing, self.untreated.scores[0]
+        behind = [names for names in self.tournament.ranked(standing) if names not in self.tournament.ended]
+        finalists = behind[:FINALISTS]
+        if not finalists or self.tournament.over:
+            return []
+        self.ticker.stage("to the end: " + ", ".join("+".join(names) for names in finalists), len(finalists))
+        self.tournament.run([Job(names, (0,), self.recipe.steps, watched=True) for names in finalists])
+        better = [names for names in self.tournament.ranked(finalists) if not value(standing[names]) <= base]
+        return sorted(better, key=self._preference)
+
+    def _prove(self, finalists: Iterable[Names]) -> bool:
+        """Trains finalists from the other seeds, one after the other, until one is verified."""
         for names in finalists:
-            self.ticker.stage(f"proof of {'+'.join(names)}", 2)
-            first, others = self._both(names)
-            if first is None:
-                self.reason = "the time was up before the proof"
-                return False
-            arm = _arm(first, others)
-            gain, reason = judged(self.untreated, arm, kind)
-            if arm.steps < self.recipe.steps and not arm.failure:
-                self.reason = reason = f"the time was up at step {arm.steps} of {self.recipe.steps}"
-            self.proofs[names] = self._trial(names, arm, reason, gain)
-            if not reason:
-                return True
+            jobs = [*self.tournament.to_the_end(names, self.seeds[1:]), *self.besides]
+            self.besides = []
+            self.ticker.stage(f"proof of {'+'.join(names)}", len(jobs))
+            self.tournament.run(jobs, self.deadline)
+            treated = arm(self.tournament.ended[names])
+            gain, reason = judged(self.untreated, treated, next(iter(kinds(self._situation)), ""))
+            done = min(len(treated.scores), len(self.untreated.scores))
+            if not treated.failure and (done < len(self.seeds) or treated.steps < self.recipe.steps):
+                self.reason = reason = "the time was up before the proof had ended"
+            self.proofs[names] = self._trial(names, treated, reason, gain)
+            if not reason or self.reason:
+                return not reason
         return False
 
     # -- what they are made of ------------------------------------------------------------------------------------
 
-    def _both(self, names: Names) -> tuple[Outcome | None, Outcome | None]:
-        """An arm to its end: the first seed under watch, and the others."""
-        jobs = [Job(arm=names, seeds=self.seeds[:1], until=self.recipe.steps, watched=True)]
-        if self.seeds[1:]:
-            jobs.append(Job(arm=names, seeds=self.seeds[1:], until=self.recipe.steps, watched=False))
-        ended = {outcome.job: outcome for outcome in self._run(jobs)}
-        return ended.get(jobs[0]), ended.get(jobs[-1]) if len(jobs) > 1 else None
+    @property
+    def untreated(self) -> Arm:
+        """What is known of the untreated arm by now."""
+        return arm(self.tournament.ended[()])
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        for outcome in self.executor.run(jobs, self.deadline):
-            self._told(outcome)
-            yield outcome
+    @property
+    def _situation(self) -> Situation:
+        assert self.situation is not None, "remedies are chosen after the examination"
+        return self.situation
 
     def _told(self, outcome: Outcome) -> None:
         self.work += outcome.seconds
         self.ticker.ended(outcome.job.arm, value(outcome))
 
-    def _rung(self, arms: Sequence[Names], share: float) -> list[Names]:
+    def _rung(self, arms: list[Names], share: float) -> list[Names]:
         if not arms or self.tournament.over:
             return self.tournament.ranked(arms)
-        self.ticker.stage(f"{len(arms)} remedies, {round(share * self.recipe.steps)} steps", len(arms))
-        return self.tournament.rung(arms, share)
+        besides, self.besides = self.besides, []
+        self.ticker.stage(f"{len(arms)} remedies, {round(share * self.recipe.steps)} steps", len(arms) + len(besides))
+        return self.tournament.rung(arms, share, besides)
 
-    def _admitted(self, wanted: Iterable[Names], limit: int) -> list[Names]:
-        """The first few of the wanted that can be used and were not tried."""
-        assert self.situation is not None
-        usable, refused = candidates(self.situation, self.remedies, wanted)
-        usable = [candidate for candidate in usable if candidate.names not in self.candidates]
+    def _admitted(self, wanted: Iterable[Names], limit: int | None = None) -> list[Names]:
+        """The first few of the wanted that can be used and were not tried; all of those that were asked for."""
+        usable, refused = candidates(self._situation, self.remedies, wanted)
+        new = [candidate for candidate in usable if candidate.names not in self.candidates]
         self.refused |= refused
-        admitted = usable[:limit] if self.wanted is not None else varied(usable, self.remedies, limit)
+        admitted = new if limit is None else varied(new, self.remedies, limit)
         self.candidates |= {candidate.names: candidate for candidate in admitted}
         return [candidate.names for candidate in admitted]
 
     def _preference(self, names: Names) -> tuple[float, int, bool, float]:
         """Sorts finalists: the best first, but of nearly equal ones the simpler one."""
-        assert self.untreated is not None
-        standing = self.tournament.standing
-        best = max(value(outcome) for outcome in standing.values())
-        base = self.untreated.scores[0] if math.isfinite(self.untreated.scores[0]) else 0.0
-        behind = best - value(standing[names])
+        ended = [one[0] for one in self.tournament.ended.values()]
+        best, base = max(map(value, ended)), max(value(self.tournament.ended[()][0]), -1e30)
+        behind = best - value(self.tournament.standing[names])
         equal = behind <= EQUAL * abs(best - base)
-        changes = any(self.remedies[name].changes_function for name in names)
-        return (0.0 if equal else behind, len(names), changes, behind)
+        changed = any(self.remedies[name].changes_function for name in names)
+        return (0.0 if equal else behind, len(names), changed, behind)
 
     # -- the result -----------------------------------------------------------------------------------------------
 
@@ -202,8 +205,8 @@ class Search:
         Raises:
             InputError: if that is nothing.
         """
-        if self.untreated is None or self.situation is None:
-            raise InputError(f"{self.reason}: give it more time, or fewer steps.")
+        if self.situation is None:
+            raise InputError(f"nothing is known yet: {self.reason}.")
         trials = [*self.proofs.values(), *(self._unproven(names) for names in self._others())]
         best = next((names for names, trial in self.proofs.items() if trial.verified), None)
         remedy = combined([self.remedies[name] for name in best]) if best else None
@@ -211,7 +214,7 @@ class Search:
             diagnosis=self.situation.diagnosis,
             untreated=self.untreated,
             trials=tuple(sorted(trials, key=lambda trial: not trial.verified)),
-            best="+".join(best) if best else None,
+            best=remedy.name if remedy is not None else None,
             refused={"+".join(names): text for names, text in self.refused.items()},
             reason=self.reason,
             steps=self.recipe.steps,
@@ -227,7 +230,6 @@ class Search:
         return sorted((names for names in standing if names not in self.proofs), key=lambda n: -value(standing[n]))
 
     def _unproven(self, names: Names) -> Trial:
-        assert self.untreated is not None
         outcome = self.tournament.standing[names]
         if outcome.failure or value(outcome) == -math.inf:
             reason = outcome.failure or "its score is no number"
@@ -235,59 +237,18 @@ class Search:
             reason = f"others were ahead at step {outcome.steps}"
         else:
             reason = "no better than untreated" if value(outcome) <= self.untreated.scores[0] else "another was ahead"
-        return self._trial(names, _arm(outcome, None), reason)
+        return self._trial(names, arm({0: outcome}), reason)
 
-    def _trial(self, names: Names, arm: Arm, reason: str, gain: Interval | None = None) -> Trial:
+    def _trial(self, names: Names, treated: Arm, reason: str, gain: Interval | None = None) -> Trial:
         remedy = combined([self.remedies[name] for name in names])
         return Trial(
             name="+".join(names),
             title=remedy.title,
             remedies=names,
             changes=changes(remedy),
-            treated=arm,
+            treated=treated,
             predicted=self.candidates[names].predicted,
             gain=gain,
             verified=gain is not None and not reason,
             reason=reason,
         )
-
-
-def changes(remedy: Remedy) -> str:
-    """What a remedy changes, in words."""
-    parts = remedy.parts or (remedy,)
-    what = dict.fromkeys(WHERE[part.group] for part in parts)
-    return ", ".join(what)
-
-
-WHERE: Mapping[Group, str] = {
-    "data": "inputs and targets", "activation": "activations", "connection": "connections",
-    "normalization": "normalization", "initialization": "first weights", "loss": "loss and output",
-    "optimization": "steps",
-}  # fmt: skip
-"""In the table, what the remedies of a group change."""
-
-
-def _arm(first: Outcome, others: Outcome | None) -> Arm:
-    """The trainings of all seeds, as far as all of them came."""
-    outcomes = [first] if others is None or not others.steps else [first, others]
-    return Arm(
-        steps=min(outcome.steps for outcome in outcomes),
-        losses=tuple(_level(losses) for outcome in outcomes for losses in outcome.losses),
-        scores=tuple(math.nan if s is None else s for outcome in outcomes for s in outcome.scores),
-        seconds=sum(outcome.seconds for outcome in outcomes),
-        failure=next((outcome.failure for outcome in outcomes if outcome.failure), ""),
-        diagnosis=first.facts.diagnosis if first.facts is not None else None,
-        gradient=first.gradient,
-    )
-
-
-def late(losses: Sequence[float], steps: int) -> bool:
-    """Whether a training went wrong after the first rung only."""
-    early, end = _level(losses[: max(1, round(FIRST * steps))]), _level(losses)
-    return not end <= early + WORSE * abs(early) and math.isfinite(early)
-
-
-def _level(losses: Sequence[float]) -> float:
-    """The mean of the last tenth."""
-    tail = losses[-max(1, len(losses) // 10) :]
-    return fmean(tail) if tail else math.nan

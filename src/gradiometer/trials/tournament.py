@@ -11,20 +11,17 @@ from gradiometer.remedies.choice import Names
 from gradiometer.trials.executors import Executor
 from gradiometer.trials.worker import Job, Outcome
 
-FIRST, SECOND = 1 / 8, 1 / 3
+FIRST, SECOND = 1 / 10, 1 / 3
 """Shares of the steps after which the field is thinned out. Li et al. (2018), Hyperband, thin by a factor of three to
 four at each rung."""
-
-THROUGH = 3
-"""Candidates that are trained on to the second rung."""
 
 
 @dataclass
 class Tournament:
-    """Trains arms on one seed, and knows how each of them stands.
+    """Trains arms, and knows how each of them stands.
 
-    ``told`` is called with every outcome. ``standing`` has the newest of each arm, ``deadline`` is a time of
-    `time.monotonic` after which nothing is begun.
+    ``told`` is called with every outcome. ``standing`` has the newest of each arm on the first seed, ``ended`` those of
+    trainings to the end, by first seed. ``deadline`` is a time of `time.monotonic` after which nothing is begun.
     """
 
     executor: Executor
@@ -32,15 +29,31 @@ class Tournament:
     deadline: float
     told: Callable[[Outcome], None]
     standing: dict[Names, Outcome] = field(default_factory=dict)
+    ended: dict[Names, dict[int, Outcome]] = field(default_factory=dict)
 
-    def rung(self, arms: Sequence[Names], share: float) -> list[Names]:
-        """Takes arms on to a share of the steps, and returns them, the best first."""
+    def rung(self, arms: Sequence[Names], share: float, besides: Sequence[Job] = ()) -> list[Names]:
+        """Takes arms on to a share of the steps on the first seed, and returns them, the best first.
+
+        ``besides`` are jobs that nobody waits for, for workers that have nothing else to do.
+        """
         until = max(1, round(self.steps * share))
-        jobs = [Job(arm=arm, seeds=(0,), until=until, watched=False) for arm in arms]
-        for outcome in self.executor.run(jobs, self.deadline):
-            self.standing[outcome.job.arm] = outcome
-            self.told(outcome)
+        self.run([*(Job(arm, (0,), until) for arm in arms), *besides])
         return self.ranked(arms)
+
+    def to_the_end(self, names: Names, seeds: Sequence[int], *, watched: bool = False) -> list[Job]:
+        """Jobs that train an arm to the end from some seeds, shared out evenly among the workers."""
+        size = max(1, -(-len(seeds) // max(1, self.executor.workers)))
+        return [Job(names, tuple(seeds[i : i + size]), self.steps, watched) for i in range(0, len(seeds), size)]
+
+    def run(self, jobs: Sequence[Job], deadline: float | None = None) -> None:
+        """Has jobs done."""
+        for outcome in self.executor.run(jobs, self.deadline if deadline is None else deadline):
+            job = outcome.job
+            if job.seeds[0] == 0 and job.arm:
+                self.standing[job.arm] = outcome
+            if job.until == self.steps:
+                self.ended.setdefault(job.arm, {})[job.seeds[0]] = outcome
+            self.told(outcome)
 
     def ranked(self, arms: Iterable[Names]) -> list[Names]:
         """The arms that have not failed, the best first; of equal ones the one that was asked for first."""
@@ -56,5 +69,6 @@ class Tournament:
 def value(outcome: Outcome) -> float:
     """How good an arm is so far: its score on the first seed, minus infinity if it failed or has none."""
     score = outcome.scores[0] if outcome.scores else None
-    failed = any(outcome.failures) or score is None or math.isnan(score)
-    return -math.inf if failed or score is None else score
+    if outcome.failure or score is None or math.isnan(score):
+        return -math.inf
+    return score

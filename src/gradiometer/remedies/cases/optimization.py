@@ -219,12 +219,12 @@ class Hidden(nn.Module):
 
 def layers_in_a_list() -> Recipe:
     """Layers that the model does not know of."""
-    return telling_digits(partial(Hidden, named=False))
+    return telling_digits(partial(Hidden, named=False), steps=300)
 
 
 def layers_in_a_dictionary() -> Recipe:
     """The same in a dictionary."""
-    return telling_digits(partial(Hidden, named=True))
+    return telling_digits(partial(Hidden, named=True), steps=300)
 
 
 def frozen_as_drawn() -> Recipe:
@@ -240,7 +240,7 @@ def frozen_as_drawn() -> Recipe:
 
 def held_by_nobody() -> Recipe:
     """An optimizer that holds the head alone."""
-    return telling_digits(partial(layers, 64, 10, 8, 3, nn.Tanh), lambda parameters: sgd(list(parameters)[-2:]))
+    return telling_digits(partial(layers, 64, 10, 8, 3, nn.Tanh), lambda parameters: sgd(list(parameters)[-2:]), 300)
 
 
 def zero_grad_too_late() -> Recipe:
