@@ -17,7 +17,8 @@ from gradiometer.remedies.base import Remedy
 from gradiometer.remedies.delta_orthogonal import delta_orthogonal_
 from gradiometer.remedies.flow import flow
 from gradiometer.remedies.gains import critical, gain, moments
-from gradiometer.remedies.whole import lecun, weights, whole
+from gradiometer.remedies.weights import lecun, weights
+from gradiometer.remedies.whole import whole
 from networks_to_treat import Branch, Language
 from test_remedies_network import outputs, situation
 

@@ -15,7 +15,8 @@ from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableEr
 from gradiometer.remedies.by_line import Instead, exchange_by_line
 from gradiometer.remedies.cases import activation as cases
 from gradiometer.remedies.draws import listed, named
-from gradiometer.remedies.flow import Flow, Step, flow, flow_of
+from gradiometer.remedies.flow import Flow, flow, flow_of
+from gradiometer.remedies.following import Step
 from gradiometer.remedies.functional import Found, Shallow, exchange, find
 
 BLOCKS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)

@@ -11,7 +11,8 @@ from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
 from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.gains import gain
-from gradiometer.remedies.whole import Weight, normal, whole, zero_bias
+from gradiometer.remedies.weights import Weight, normal, zero_bias
+from gradiometer.remedies.whole import whole
 
 RECTIFIERS = frozenset(("relu", "relu6"))
 """Activations that are zero, with a slope of zero, for half of what may come."""

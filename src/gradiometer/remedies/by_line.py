@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from gradiometer.remedies.flow import Flow, Step
+from gradiometer.remedies.flow import Flow
+from gradiometer.remedies.following import Step
 
 
 class Instead(TorchFunctionMode):

@@ -14,7 +14,7 @@ from gradiometer.remedies.base import Code, Situation, UnusableError
 from gradiometer.remedies.draws import listed
 from gradiometer.remedies.flow import Flow, flow, flow_of
 from gradiometer.remedies.lsuv import IMPORTS, inputs_of, passed
-from gradiometer.remedies.whole import weights
+from gradiometer.remedies.weights import weights
 
 
 @contextmanager

@@ -64,6 +64,11 @@ STEPS = frozenset(("stalled_training", "oscillating_loss", "diverging_loss"))
 GRADIENT = frozenset(("vanishing_gradient", "exploding_gradient", "rank_collapse", "bad_initialization"))
 """Kinds whose cause shows in the gradient of the first layer."""
 
+SPECIFIC = """minimize, negate, zero_grad, unfreeze, hold_all, register_modules, reset_optimizer, constant_rate,
+    raise_clip, remove_softmax, log_softmax, softmax_dimension, undo_softmax, squeeze_outputs, known_classes, widen_output,
+    unit_targets, loss_scaling, clean_batches, adam_epsilon, break_symmetry, shuffle"""
+"""What can be used where one thing is as it hardly ever should be, and nowhere else: that it can be used is evidence."""
+
 ANYWAY = (
     "adam, he+adam, batch_norm+adam, standardize_inputs+adam, standardize_inputs+he+batch_norm+adam, layer_norm+adam"
 )
@@ -100,8 +105,8 @@ def kinds(situation: Situation) -> list[str]:
 
 
 def plans(situation: Situation) -> list[Names]:
-    """The plans of all findings, those of the first cause first, and what helps anyway."""
-    found: list[Names] = []
+    """What is specific, then the plans of all findings, those of the first cause first, and what helps anyway."""
+    found = parsed(SPECIFIC)
     for kind in kinds(situation):
         if kind in STEPS | GRADIENT and situation.anatomy.has("attention"):
             found += parsed(ATTENTION)
@@ -140,8 +145,13 @@ def candidates(
             found.setdefault(names, Candidate(names, predicted(situation.birth, parts)))
     usable = list(found.values())
     if GRADIENT & {*kinds(situation)[:1]}:
-        usable.sort(key=_distance)
+        usable.sort(key=lambda candidate: -1.0 if specific(candidate.names) else _distance(candidate))
     return usable, refused
+
+
+def specific(names: Names) -> bool:
+    """Whether it is a remedy whose use here is evidence of itself."""
+    return names in parsed(SPECIFIC)
 
 
 ALIKE = 2
@@ -154,7 +164,8 @@ def varied(found: Iterable[Candidate], remedies: Mapping[str, Remedy], limit: in
     groups: Counter[frozenset[str]] = Counter()
     for candidate in found:
         sort = frozenset(remedies[name].group for name in candidate.names)
-        if sort == {"optimization"} or groups[sort] < ALIKE:  # steps can be wrong in many ways
+        # Steps can be wrong in many ways.
+        if sort == {"optimization"} or groups[sort] < ALIKE or specific(candidate.names):
             groups[sort] += 1
             kept.append(candidate)
     return kept[:limit]

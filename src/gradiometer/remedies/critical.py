@@ -8,7 +8,8 @@ from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
 from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.gains import critical
-from gradiometer.remedies.whole import Weight, normal, number, whole, zero_bias
+from gradiometer.remedies.weights import Weight, normal, number, zero_bias
+from gradiometer.remedies.whole import whole
 
 
 def scheme(weight: Weight) -> tuple[Draw, ...]:

@@ -9,7 +9,8 @@ from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
 from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.gains import gain
-from gradiometer.remedies.whole import Weight, draw, normal, whole, zero_bias
+from gradiometer.remedies.weights import Weight, draw, normal, zero_bias
+from gradiometer.remedies.whole import whole
 
 
 def delta_orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:

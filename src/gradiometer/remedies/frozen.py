@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from gradiometer.remedies.around import Around
 from gradiometer.remedies.base import Code, Proof, Remedy, Situation, UnusableError
 from gradiometer.remedies.cases import optimization as cases
-from gradiometer.remedies.known import findings, objection
+from gradiometer.remedies.known import findings, objection, own_step
 from gradiometer.remedies.recipe import Recipe
 
 # -- switched off -----------------------------------------------------------------------------------------------------
@@ -44,6 +47,34 @@ def _unfreeze_code(situation: Situation) -> Code:
         return Code(model="model.requires_grad_(True)")
     said = "".join(f'\n    "{name}",' for name in names)
     return Code(model=f"for name in ({said}\n):\n    model.get_parameter(name).requires_grad_(True)")
+
+
+# -- in eval mode ----------------------------------------------------------------------------------------------------
+
+
+class InTraining(Around):
+    """A network that is in training mode wherever a gradient is wanted, whatever the loop says."""
+
+    def forward(self, *args, **kwargs):
+        """What the network gives."""
+        if torch.is_grad_enabled():
+            self.network.train()
+        return self.network(*args, **kwargs)
+
+
+_MODES = (_NormBase, _DropoutNd)
+
+
+def _evaluating(situation: Situation) -> None:
+    """Raises unless a step of one's own trains in eval mode what is otherwise in training.
+
+    Raises:
+        UnusableError: if none does, or nothing in the network asks for its mode.
+    """
+    if not any(isinstance(module, _MODES) for module in situation.model.modules()):
+        raise UnusableError("no batch norm and no dropout asks whether the network is in training mode")
+    if situation.recipe.step is None or not own_step(situation).evaluates:
+        raise UnusableError("the network is in training mode when it is trained")
 
 
 # -- in plain lists, dictionaries and attributes ----------------------------------------------------------------------
@@ -202,6 +233,18 @@ REMEDIES: tuple[Remedy, ...] = (
         model=_register,
         unusable=objection(_hidden),
         proofs=(Proof(cases.layers_in_a_list, 0.8), Proof(cases.layers_in_a_dictionary, 0.8)),
+    ),
+    Remedy(
+        name="train_mode",
+        title="training mode in every step",
+        group="optimization",
+        treats=("unscaled_inputs", "saturated_units", "stalled_training", "frozen_parameters", "dead_units"),
+        changes_function=True,
+        source="Ioffe and Szegedy, Batch normalization (2015), algorithm 2",
+        code=lambda _: Code(("import torch",), (Around, InTraining), "model = InTraining(model)"),
+        model=lambda model, _: InTraining(model),
+        unusable=objection(_evaluating),
+        proofs=(Proof(cases.left_in_evaluation, 0.8),),
     ),
     Remedy(
         name="unfreeze",

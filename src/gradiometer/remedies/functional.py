@@ -17,7 +17,8 @@ from gradiometer.remedies.anatomy import NAMES
 from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.by_line import exchange_by_line, lines
 from gradiometer.remedies.draws import listed, named
-from gradiometer.remedies.flow import Flow, Step, activation_named
+from gradiometer.remedies.flow import Flow
+from gradiometer.remedies.following import Step, activation_named
 
 
 class Shallow(fx.Tracer):

@@ -16,7 +16,8 @@ from gradiometer.remedies.cases import initialization as cases
 from gradiometer.remedies.draws import Draw, carry_out, own_functions, written
 from gradiometer.remedies.flow import Flow, flow, flow_of
 from gradiometer.remedies.gains import gain
-from gradiometer.remedies.whole import Weight, draw, lecun, normal, number, whole, zero_bias
+from gradiometer.remedies.weights import Weight, draw, lecun, normal, number, zero_bias
+from gradiometer.remedies.whole import whole
 
 init = nn.init
 

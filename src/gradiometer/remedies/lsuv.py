@@ -13,7 +13,8 @@ from gradiometer.probe.given import call as call_model
 from gradiometer.remedies.base import Code, Situation, UnusableError
 from gradiometer.remedies.draws import Draw, carry_out, listed, written
 from gradiometer.remedies.flow import Flow, flow, flow_of
-from gradiometer.remedies.whole import Weight, draw, whole, zero_bias
+from gradiometer.remedies.weights import Weight, draw, zero_bias
+from gradiometer.remedies.whole import whole
 
 
 @contextmanager

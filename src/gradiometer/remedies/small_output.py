@@ -15,7 +15,7 @@ from gradiometer.remedies.base import Code, Situation, UnusableError
 from gradiometer.remedies.draws import attribute, named
 from gradiometer.remedies.flow import Flow, flow, flow_of
 from gradiometer.remedies.lsuv import inputs_of
-from gradiometer.remedies.whole import Weight, weights
+from gradiometer.remedies.weights import Weight, weights
 
 SIZE = 0.1
 """Root mean square of the outputs to begin with, in units of the targets' own (1 of classes): the loss is then within

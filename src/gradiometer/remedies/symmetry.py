@@ -9,7 +9,8 @@ from gradiometer.remedies.base import UnusableError
 from gradiometer.remedies.draws import Draw
 from gradiometer.remedies.flow import Flow
 from gradiometer.remedies.gains import gain
-from gradiometer.remedies.whole import Weight, normal, stored, weights, whole, zero_bias
+from gradiometer.remedies.weights import Weight, normal, stored, weights, zero_bias
+from gradiometer.remedies.whole import whole
 
 MOST = 0.5
 """Share of different units up to which a layer has copies: just half of them differ where each is drawn twice with

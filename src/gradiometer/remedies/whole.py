@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch import nn
 
-from gradiometer.remedies.anatomy import NAMES, role_of
+from gradiometer.remedies.anatomy import role_of
 from gradiometer.remedies.draws import Draw
 from gradiometer.remedies.flow import Flow
+from gradiometer.remedies.weights import Scheme, Weight, draw, embeddings, number, place, stored, weights, zero_bias
 
 init = nn.init
 
@@ -23,151 +22,6 @@ initialization in use makes it (1, of torch.randn)."""
 
 SMALL = 0.02
 """Standard deviation of such tables: GPT-2's and ViT's."""
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A weight to be drawn: where it is, what comes in and goes out, and the activation behind it.
-
-    ``regular`` says that the functions of ``torch.nn.init`` see the same fans; ``activation`` is that module, or its
-    name, or ``"linear"``; weights that
-    are used again and again keep the gain at one. ``recurrent`` weights get what they themselves have made.
-    """
-
-    path: str
-    parameter: str
-    shape: tuple[int, ...]
-    fan_in: int
-    fan_out: int
-    regular: bool
-    activation: nn.Module | str = "linear"
-    output: bool = False
-    module: nn.Module | None = None
-    bias: str = ""
-    recurrent: bool = False
-
-    @property
-    def operation(self) -> str:
-        """Name of the activation."""
-        return self.activation if isinstance(self.activation, str) else NAMES[type(self.activation)]
-
-
-_UNSCALED = frozenset(("softmax", "log_softmax", "logsigmoid"))
-"""Activations that look at several units at once, or have no scale that could be kept."""
-
-Scheme = Callable[[Weight], "tuple[Draw, ...]"]
-"""How a weight is drawn, and its bias; the first draw is the weight's."""
-
-
-def number(x: float) -> float:
-    """As many digits as are written down."""
-    return float(f"{x:.6g}")
-
-
-def draw(weight: Weight, function: Callable[..., Any], *, times: float | None = None, **arguments: Any) -> Draw:
-    """A draw of a weight."""
-    return Draw(weight.path, weight.parameter, function, tuple(arguments.items()), times)
-
-
-def normal(weight: Weight, scale: float) -> Draw:
-    """Drawn with variance ``scale^2 / fan_in``."""
-    if not weight.regular:
-        return draw(weight, init.normal_, std=number(scale / math.sqrt(weight.fan_in)))
-    times = None if scale == 1 else round(scale, 4)
-    return draw(weight, init.kaiming_normal_, times=times, nonlinearity="linear")
-
-
-def lecun(weight: Weight) -> tuple[Draw, ...]:
-    """Variance ``1 / fan_in``: LeCun et al., Efficient BackProp (1998), equation 16."""
-    return (normal(weight, 1.0), *zero_bias(weight))
-
-
-def zero_bias(weight: Weight) -> tuple[Draw, ...]:
-    """Its bias at zero, if it has one."""
-    return (Draw(weight.path, weight.bias, init.zeros_),) if weight.bias else ()
-
-
-def weights(model: nn.Module, seen: Flow) -> Iterator[Weight]:
-    """The trainable weights of linear layers and convolutions, and parameters used as such; each once."""
-    done: set[int] = set()
-    for path, module in model.named_modules():
-        if role_of(module) == "weights" and (weight := _of_layer(path, module, seen)) is not None:
-            held = stored(module)
-            if held is not None and id(held) not in done:
-                done.add(id(held))
-                yield weight
-    named = dict(model.named_parameters())
-    done |= _embeddings(model)
-    for step in seen.steps:
-        p = named.get(step.parameter)
-        if step.role == "weights" and p is not None and p.requires_grad and id(p) not in done and p.ndim > 1:
-            done.add(id(p))
-            path, _, parameter = step.parameter.rpartition(".")
-            activation = _activation(seen, None, step.parameter)
-            output = seen.is_output(None, step.parameter)
-            again = _again(seen, None, step.parameter)
-            yield Weight(path, parameter, tuple(p.shape), *step.fans, False, activation, output, recurrent=again)
-
-
-def _of_layer(path: str, module: nn.Module, seen: Flow) -> Weight | None:
-    place = _place(path, module, "weight")
-    if place is None:
-        return None
-    held = stored(module)
-    assert held is not None
-    shape = tuple(held.shape)
-    kernel = math.prod(shape[2:])
-    fan_in, fan_out, regular = shape[1] * kernel, shape[0] * kernel, True
-    groups = getattr(module, "groups", 1)
-    if isinstance(module, _ConvTransposeNd):
-        # Of the kernel's places 1 in prod(stride) meets an input.
-        strides = math.prod(module.stride)
-        fan_in, fan_out, regular = shape[0] // groups * kernel // strides, shape[1] * kernel, False
-        fan_in = max(fan_in, 1)
-    elif isinstance(module, nn.Bilinear):
-        fan_out = shape[0]
-    elif groups > 1:
-        fan_out, regular = fan_out // groups, False
-    bias = module._parameters.get("bias")
-    trainable = bias is not None and bias.requires_grad
-    return Weight(
-        *place,
-        shape,
-        fan_in,
-        fan_out,
-        regular,
-        _activation(seen, module),
-        seen.is_output(module),
-        module,
-        "bias" if trainable else "",
-        _again(seen, module),
-    )
-
-
-def _activation(seen: Flow, module: nn.Module | None, parameter: str = "") -> nn.Module | str:
-    step = seen.activation_of(module, parameter)
-    if step is None or len(seen.of(module, parameter)) > 1 or step.operation in _UNSCALED:
-        return "linear"
-    return step.module if step.module is not None else step.operation
-
-
-def _again(seen: Flow, module: nn.Module | None, parameter: str = "") -> bool:
-    return any(step.again for step in seen.of(module, parameter))
-
-
-def stored(module: nn.Module, name: str = "weight") -> Tensor | None:
-    """The parameter in which a weight is kept; a parametrization is not computed, since that may change buffers."""
-    parametrized = getattr(module, "parametrizations", {})
-    if name in parametrized:
-        inner = parametrized[name]
-        return inner.original if hasattr(inner, "original") else max(inner.parameters(), key=Tensor.numel)
-    return module._parameters.get(name)
-
-
-def _place(path: str, module: nn.Module, name: str) -> tuple[str, str] | None:
-    """Where a weight is; ``None`` if it is frozen or cannot be set."""
-    held = stored(module, name)
-    return None if held is None or held.ndim < 2 or not held.requires_grad else (path, name)
 
 
 def whole(model: nn.Module, seen: Flow, scheme: Scheme, *, all_zeros: bool = False) -> list[Draw]:
@@ -193,6 +47,7 @@ def whole(model: nn.Module, seen: Flow, scheme: Scheme, *, all_zeros: bool = Fal
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
         >>> from gradiometer.remedies.flow import flow
+        >>> from gradiometer.remedies.weights import lecun
         >>> seen = flow(model, (torch.randn(2, 4), None))
         >>> [(d.path, d.parameter, d.function.__name__) for d in whole(model, seen, lecun)]
         [('0', 'weight', 'kaiming_normal_'), ('0', 'bias', 'zeros_'), ('1', 'weight', 'ones_'),
@@ -240,10 +95,6 @@ def _drawn(weight: Weight, scheme: Scheme) -> tuple[Draw, ...]:
     return scheme(weight)
 
 
-def _embeddings(model: nn.Module) -> set[int]:
-    return {id(stored(m)) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-
-
 def _tied(model: nn.Module, seen: Flow) -> set[int]:
     """Weights that an embedding shares with another layer, or that are used as weights as well."""
     owners: dict[int, set[int]] = {}
@@ -253,7 +104,7 @@ def _tied(model: nn.Module, seen: Flow) -> set[int]:
                 owners.setdefault(id(p), set()).add(id(module))
     named = dict(model.named_parameters())
     used = {id(named[step.parameter]) for step in seen.steps if step.role == "weights" and step.parameter}
-    return {p for p in _embeddings(model) if p in used or len(owners.get(p, ())) > 1}
+    return {p for p in embeddings(model) if p in used or len(owners.get(p, ())) > 1}
 
 
 def _begins_at_zero(module: nn.Module, seen: Flow) -> bool:
@@ -263,14 +114,14 @@ def _begins_at_zero(module: nn.Module, seen: Flow) -> bool:
 
 
 def _embedding(path: str, module: Any, tied: set[int], attentive: bool) -> Iterator[Draw]:
-    place = _place(path, module, "weight")
-    if place is None:
+    at = place(path, module, "weight")
+    if at is None:
         return
     small = id(stored(module)) in tied or attentive
     std = number(module.embedding_dim**-0.5) if small else 1.0
-    yield Draw(*place, init.normal_, (("std", std),))
+    yield Draw(*at, init.normal_, (("std", std),))
     if module.padding_idx is not None:
-        yield Draw(*place, init.zeros_, rows=(module.padding_idx, module.padding_idx + 1))
+        yield Draw(*at, init.zeros_, rows=(module.padding_idx, module.padding_idx + 1))
 
 
 def _normalization(path: str, module: nn.Module, with_weight: bool) -> Iterator[Draw]:

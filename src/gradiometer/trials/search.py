@@ -9,7 +9,7 @@ from dataclasses import replace
 from gradiometer.errors import InputError
 from gradiometer.records import Arm, Interval, PrescriptionRecord, Trial
 from gradiometer.remedies.base import Remedy, Situation
-from gradiometer.remedies.choice import Candidate, Names, candidates, further, kinds, named, plans, varied
+from gradiometer.remedies.choice import Candidate, Names, candidates, further, kinds, named, plans, specific, varied
 from gradiometer.remedies.combination import combined
 from gradiometer.remedies.recipe import Recipe
 from gradiometer.trials.account import arm, changes, late
@@ -30,14 +30,17 @@ FEW = 5
 THROUGH = 3
 """Candidates that are trained on to the second rung."""
 
+KEPT = 2
+"""Specific remedies that are trained on to the second rung however they stand after the first."""
+
 FURTHER = 5
 """Combinations of the second round."""
 
 FINALISTS = 2
 """Arms that are trained to the end on the first seed."""
 
-ROUNDS = 2
-"""How often finalists are taken to the end, if none of the first two is verified."""
+ROUNDS = 3
+"""How often further candidates are tried, if none of the finalists is verified."""
 
 EQUAL = 0.01
 """Share of the improvement within which the simpler of two arms is preferred: one seed knows no better."""
@@ -78,8 +81,10 @@ class Search:
         self._examine()
         if self.reason:
             return
-        self._compete()
+        wanted = self._wanted()
         for _ in range(ROUNDS):
+            admitted = self._admitted(wanted, None if self.wanted is not None else WIDE)
+            self._compete(admitted)
             if self._prove(self._finish()) or self.reason:
                 return
         self.reason = "nothing that was tried beat the untreated training"
@@ -105,21 +110,26 @@ class Search:
         elif found.diagnosis.healthy is None and not first.failure:
             self.reason = f"cannot say what ails it: {found.diagnosis.reason}"
 
-    def _compete(self) -> None:
-        """Trains candidates, and then combinations of the best of them, for a part of the steps."""
+    def _wanted(self) -> list[Names]:
+        if self.wanted is not None:
+            return self.wanted
         situation = self._situation
+        return [*plans(situation), *named(situation, self.remedies)]
+
+    def _compete(self, admitted: list[Names]) -> None:
+        """Trains candidates, and then combinations of the best of them, for a part of the steps."""
         one = self.untreated.seconds / max(1, len(self.untreated.scores))
         rounds = math.ceil(len(self.seeds[1:]) / self.executor.workers)
         self.tournament.deadline = self.deadline - SLOWER * one * rounds
         if self.wanted is not None:
-            self._rung(self._admitted(self.wanted), SECOND)
+            self._rung(admitted, SECOND)
             return
-        admitted = self._admitted(plans(situation), WIDE)
-        admitted += self._admitted(named(situation, self.remedies), WIDE - len(admitted))
-        if late(situation.losses, self.recipe.steps):
+        if late(self._situation.losses, self.recipe.steps):
             field = self._rung(admitted[:FEW], SECOND)
         else:
-            field = self._rung(self._rung(admitted, FIRST)[:THROUGH], SECOND)
+            first = self._rung(admitted, FIRST)
+            kept = [names for names in first[THROUGH:] if specific(names)]
+            field = self._rung([*first[:THROUGH], *kept[:KEPT]], SECOND)
         if field:
             second = self._rung(self._admitted(further(field, self.remedies), FURTHER), FIRST)
             self._rung(second[:FINALISTS], SECOND)

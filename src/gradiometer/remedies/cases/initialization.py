@@ -128,7 +128,7 @@ class Images(nn.Module):
 
 def faint_convolutions() -> Recipe:
     """Ten convolutions with half the scale that tanh asks for."""
-    return classifier(lambda: drawn(Images(8, 10), 0.4), partial(torch.optim.SGD, lr=0.05, momentum=0.9), 200)
+    return classifier(lambda: drawn(Images(8, 10), 0.4), partial(torch.optim.SGD, lr=0.05, momentum=0.9), 120)
 
 
 def recalled(seed: int, length: int, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:

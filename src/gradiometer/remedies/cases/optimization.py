@@ -243,6 +243,21 @@ def held_by_nobody() -> Recipe:
     return telling_digits(partial(layers, 64, 10, 8, 3, nn.Tanh), lambda parameters: sgd(list(parameters)[-2:]), 300)
 
 
+def left_in_evaluation() -> Recipe:
+    """A step that puts the network into eval mode, so that its batch norm never learns what the inputs are like."""
+
+    def step(model: nn.Module, optimizer: Any, loss: Any, batch: Any) -> float:
+        model.eval()
+        optimizer.zero_grad()
+        value = loss(model(batch[0]), batch[1])
+        value.backward()
+        optimizer.step()
+        return value.item()
+
+    model = lambda: nn.Sequential(nn.BatchNorm1d(64), *layers(64, 10, activation=nn.Tanh))  # noqa: E731
+    return replace(telling_digits(model, partial(plain, lr=0.1), inputs=lambda x: 1e3 * x), step=step)
+
+
 def zero_grad_too_late() -> Recipe:
     """A step of one's own that sets the gradients to zero before it uses them."""
 
