@@ -120,16 +120,15 @@ def named(situation: Situation, remedies: Mapping[str, Remedy]) -> list[Names]:
 
 
 def candidates(
-    situation: Situation, remedies: Mapping[str, Remedy], wanted: Iterable[Names]
+    situation: Situation, remedies: Mapping[str, Remedy], wanted: Iterable[Names], objections: dict[str, str | None]
 ) -> tuple[list[Candidate], dict[Names, str]]:
-    """Those of the wanted that can be used, and why the others cannot.
+    """Those of the wanted that can be used, and why the others cannot; ``objections`` keeps what was asked already.
 
     Where the gradient's way is what ails the network, those come first that the ledger predicts to bring it nearest to
     the same size in all layers; of those within a decade, and else, the order stays.
     """
     found: dict[Names, Candidate] = {}
     refused: dict[Names, str] = {}
-    objections: dict[str, str | None] = {}
     for wish in wanted:
         if not all(name in remedies for name in wish):
             continue

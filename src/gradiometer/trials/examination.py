@@ -57,7 +57,7 @@ def birth(recipe: Recipe, seed: int = 0) -> Reading | None:
     model, batch = Training(recipe, seed).model, next(endless(recipe, seed))
     try:
         return measure(model, batch, recipe.loss)
-    except (GradiometerError, RuntimeError, TypeError, ValueError):
+    except (GradiometerError, RuntimeError, TypeError, ValueError, LookupError):
         return None
 
 

@@ -69,6 +69,7 @@ class Search:
         self.situation: Situation | None = None
         self.candidates: dict[Names, Candidate] = {}
         self.refused: dict[Names, str] = {}
+        self.objections: dict[str, str | None] = {}
         self.tournament = Tournament(executor, recipe.steps, deadline, self._told)
         self.proofs: dict[Names, Trial] = {}
         self.besides: list[Job] = []
@@ -81,10 +82,8 @@ class Search:
         self._examine()
         if self.reason:
             return
-        wanted = self._wanted()
         for _ in range(ROUNDS):
-            admitted = self._admitted(wanted, None if self.wanted is not None else WIDE)
-            self._compete(admitted)
+            self._compete(self._next())
             if self._prove(self._finish()) or self.reason:
                 return
         self.reason = "nothing that was tried beat the untreated training"
@@ -110,11 +109,12 @@ class Search:
         elif found.diagnosis.healthy is None and not first.failure:
             self.reason = f"cannot say what ails it: {found.diagnosis.reason}"
 
-    def _wanted(self) -> list[Names]:
+    def _next(self) -> list[Names]:
+        """The next candidates: those that were asked for, or of the plans, or else what says that it treats this."""
         if self.wanted is not None:
-            return self.wanted
+            return self._admitted(self.wanted)
         situation = self._situation
-        return [*plans(situation), *named(situation, self.remedies)]
+        return self._admitted(plans(situation), WIDE) or self._admitted(named(situation, self.remedies), WIDE)
 
     def _compete(self, admitted: list[Names]) -> None:
         """Trains candidates, and then combinations of the best of them, for a part of the steps."""
@@ -191,7 +191,7 @@ class Search:
 
     def _admitted(self, wanted: Iterable[Names], limit: int | None = None) -> list[Names]:
         """The first few of the wanted that can be used and were not tried; all of those that were asked for."""
-        usable, refused = candidates(self._situation, self.remedies, wanted)
+        usable, refused = candidates(self._situation, self.remedies, wanted, self.objections)
         new = [candidate for candidate in usable if candidate.names not in self.candidates]
         self.refused |= refused
         admitted = new if limit is None else varied(new, self.remedies, limit)
