@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from torch import nn
 
@@ -70,13 +70,22 @@ def _code(parts: Sequence[Remedy], situation: Situation) -> Code:
     written = Code()
     for part in parts:
         here = part.code(situation)
-        written = Code(**{field.name: _joined(getattr(written, field.name), getattr(here, field.name)) for field in fields(Code)})
+        written = _joined(written, here)
         if part.model is not None:
             situation = replace(situation, model=part.model(copy.deepcopy(situation.model), situation))
     return written
 
 
-def _joined(before, after):
-    if isinstance(before, tuple):
-        return tuple(dict.fromkeys((*before, *after)))
-    return "\n".join(text for text in (before.rstrip("\n"), after) if text)
+def _joined(first: Code, then: Code) -> Code:
+    return Code(
+        imports=tuple(dict.fromkeys((*first.imports, *then.imports))),
+        classes=tuple(dict.fromkeys((*first.classes, *then.classes))),
+        **{name: _lines(getattr(first, name), getattr(then, name)) for name in _PLACES},
+    )
+
+
+_PLACES = ("model", "optimizer", "loss", "step", "after_step")
+
+
+def _lines(first: str, then: str) -> str:
+    return "\n".join(text for text in (first.rstrip("\n"), then) if text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
@@ -18,49 +18,70 @@ _LEGEND = (
     "gain: of the score over the untreated twin, with its 95 % interval over the seeds."
 )
 
+WIDE = 110
+"""Columns of a terminal from which on the whole table fits."""
+
 ROWS = 12
 """Trials told; further ones are counted."""
 
 
 def show(console: Console, record: PrescriptionRecord, *, diff: bool = False) -> None:
     """Prints a prescription; with ``diff`` the change of the user's source in place of the code."""
-    present(console, lambda _: render(record, diff=diff))
+    present(console, lambda _: render(record, diff=diff, wide=console.width >= WIDE))
 
 
-def render(record: PrescriptionRecord, *, diff: bool = False) -> RenderableType:
-    """The same as something rich can print.
+def render(record: PrescriptionRecord, *, diff: bool = False, wide: bool = True) -> RenderableType:
+    """The same as something rich can print; if it is not ``wide`` with fewer columns.
 
     Answers: what was tried, what came of it beside the untreated twin, and what has to be written.
     """
     parts: list[RenderableType] = []
     if record.trials:
-        parts += [_table(record), Text(_LEGEND, style="dim"), Text()]
+        parts += [_table(record, wide), Text(_LEGEND, style="dim"), Text()]
     head = Text("cure: " if record.cure else "no cure: ", style="bold green" if record.cure else "bold yellow")
     head.append(record.verdict, style="default")
     parts.append(head)
     if record.cure is not None:
-        parts.append(_proof(record, record.cure))
-        written = record.diff if diff and record.diff else record.code
-        lexer = "diff" if written is record.diff else "python"
-        code = Syntax(written.rstrip(), lexer, theme="ansi_dark", background_color="default", word_wrap=True)
-        parts += [Text(), Padding(code, (0, 0, 0, 3))]
-        parts += [Text(f"   by hand: {text}", style="yellow") for text in record.by_hand if lexer == "diff"]
+        parts += [_proof(record, record.cure), Text(), *_written(record, diff)]
     parts.append(Text(_cost(record), style="dim"))
     return Group(*parts)
 
 
-def _table(record: PrescriptionRecord) -> Table:
+def _written(record: PrescriptionRecord, diff: bool) -> list[RenderableType]:
+    """What to write: the code, or the change of the source and what it leaves out."""
+    changed = diff and bool(record.diff)
+    text = (record.diff if changed else record.code).rstrip()
+    code = Syntax(text, "diff" if changed else "python", theme="ansi_dark", background_color="default", word_wrap=True)
+    notes = [f"   by hand: {what}" for what in record.by_hand] if changed else []
+    if diff and not changed:
+        notes = ["   the source of the recipe could not be changed by itself: this is what to write"]
+    return [Padding(code, (0, 0, 0, 3)), *(Text(note, style="yellow") for note in notes)]
+
+
+def _table(record: PrescriptionRecord, wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
-    for name, justify in (
-        ("", "left"), ("remedy", "left"), ("changes", "left"), ("predicted", "right"), ("gradient", "right"),
-        ("loss", "right"), ("score", "right"), ("gain", "left"), ("time", "right"), ("", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, overflow="fold")
+    for name, justify, always in _COLUMNS:
+        if wide or always:
+            table.add_column(name, justify=justify, overflow="fold")
     first = record.untreated
-    table.add_row("", "untreated", "", "", _decades(first.gradient), *_figures(first), "", _time(first), first.failure)
+    _add(
+        table,
+        wide,
+        "",
+        "untreated",
+        "",
+        "",
+        _decades(first.gradient),
+        *_figures(first),
+        "",
+        _time(first),
+        first.failure,
+    )
     for trial in record.trials[:ROWS]:
         mark, style = ("✓", "green") if trial.verified else ("", "default")
-        table.add_row(
+        _add(
+            table,
+            wide,
             mark,
             Text(trial.name, style=style),
             trial.changes,
@@ -73,8 +94,27 @@ def _table(record: PrescriptionRecord) -> Table:
         )
     more = len(record.trials) - ROWS
     if more > 0:
-        table.add_row("", f"and {more} more", *[""] * 8)
+        _add(table, wide, "", f"and {more} more", *[""] * 8)
     return table
+
+
+_COLUMNS: tuple[tuple[str, JustifyMethod, bool], ...] = (
+    ("", "left", True),
+    ("remedy", "left", True),
+    ("changes", "left", False),
+    ("predicted", "right", True),
+    ("gradient", "right", True),
+    ("loss", "right", False),
+    ("score", "right", True),
+    ("gain", "left", True),
+    ("time", "right", False),
+    ("", "left", True),
+)
+"""Name, side, and whether a narrow terminal has it as well."""
+
+
+def _add(table: Table, wide: bool, *cells: str | Text) -> None:
+    table.add_row(*(cell for cell, (_, _, always) in zip(cells, _COLUMNS, strict=True) if wide or always))
 
 
 def _remark(trial: Trial) -> str:

@@ -15,9 +15,8 @@ WORSE = 0.1
 """Share of the loss by which it must have grown since the first rung for a training to have gone wrong late."""
 
 WHERE: Mapping[Group, str] = {
-    "data": "inputs and targets", "activation": "activations", "connection": "connections",
-    "normalization": "normalization", "initialization": "first weights", "loss": "loss and output",
-    "optimization": "steps",
+    "data": "data", "activation": "activation", "connection": "connection", "normalization": "norm",
+    "initialization": "init", "loss": "loss", "optimization": "steps",
 }  # fmt: skip
 """In the table, what the remedies of a group change."""
 

@@ -48,10 +48,9 @@ class FirstGradient:
 
     def _called(self, _: nn.Module, __: Any, output: Any) -> None:
         number, self._calls = self._calls, self._calls + 1
-        for _, x in tensors(output):
-            if measurable(x) and x.requires_grad:
-                x.register_hook(lambda g, number=number: self._note(number, g))
-            return
+        made = next((x for _, x in tensors(output)), None)
+        if measurable(made) and made is not None and made.requires_grad:
+            made.register_hook(lambda g: self._note(number, g))
 
     def _note(self, number: int, gradient: Tensor) -> None:
         self._squares[number] = gradient.detach().double().square().sum()

@@ -244,9 +244,9 @@ class Search:
         if outcome.failure or value(outcome) == -math.inf:
             reason = outcome.failure or "its score is no number"
         elif outcome.steps < self.recipe.steps:
-            reason = f"others were ahead at step {outcome.steps}"
+            reason = f"behind at step {outcome.steps}"
         else:
-            reason = "no better than untreated" if value(outcome) <= self.untreated.scores[0] else "another was ahead"
+            reason = "no better than untreated" if value(outcome) <= self.untreated.scores[0] else "behind at the end"
         return self._trial(names, arm({0: outcome}), reason)
 
     def _trial(self, names: Names, treated: Arm, reason: str, gain: Interval | None = None) -> Trial:
