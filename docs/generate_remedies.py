@@ -34,7 +34,7 @@ def _row(remedy: Remedy) -> str:
         f"{remedy.title[0].upper()}{remedy.title[1:]}. {function}",
         f"Treats: {', '.join(f'[`{kind}`](findings.md#{kind})' for kind in remedy.treats)}.",
         f"Source: {remedy.source}",
-        "Proven on:\n\n" + "\n".join(f"- {_case(proof.recipe)} (score of at least {proof.good:g})" for proof in remedy.proofs),
+        "Proven on:\n\n" + "\n".join(f"- {_case(p.recipe)} (score of at least {p.good:g})" for p in remedy.proofs),
     ]
     return "\n\n".join(lines)
 

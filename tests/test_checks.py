@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import gradiometer as gm
 import pytest
 import torch
-from gradiometer.trials.checks import check, scored
 from torch import nn
 from torch.nn.functional import cross_entropy
+
+import gradiometer as gm
+from gradiometer.trials.checks import check, scored
 
 X, Y = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 3
 
@@ -56,7 +57,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: replace(GOOD, batches=lambda _: [(X + next(calls), Y)]),
         "yields other batches",
     ),
-    "a loss with other arguments": (lambda: replace(GOOD, loss=lambda a, b, c: a), "first step .* failed with TypeError"),
+    "a loss with other arguments": (lambda: replace(GOOD, loss=lambda a, b, c: a), "first step .* with TypeError"),
     "a loss that is a class": (lambda: replace(GOOD, loss=nn.CrossEntropyLoss), "loss is a function, and not Cross"),
     "an evaluation that fails": (lambda: replace(GOOD, evaluate=raises), "evaluate.* failed with KeyError"),
     "an evaluation that is no number": (lambda: replace(GOOD, evaluate=lambda _: "good"), "evaluate.* failed"),
@@ -71,9 +72,9 @@ def test_bad_input_is_a_clear_error_first(name: str) -> None:
         check(make(), None, 3, None)
 
 
-@pytest.mark.parametrize(("given", "text"), [({"steps": -1}, "steps"), ({"seeds": 0}, "seeds"), ({"time_limit": 0}, "time_limit")])
-def test_numbers_out_of_range(given: dict[str, Any], text: str) -> None:
-    with pytest.raises(gm.InputError, match=text):
+@pytest.mark.parametrize("given", [{"steps": -1}, {"seeds": 0}, {"time_limit": 0}], ids=str)
+def test_numbers_out_of_range(given: dict[str, Any]) -> None:
+    with pytest.raises(gm.InputError, match=next(iter(given))):
         gm.prescribe(GOOD, **given)
 
 

@@ -9,15 +9,16 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import gradiometer as gm
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import gradiometer as gm
 from gradiometer.remedies.base import Code
 from gradiometer.trials.executors import SerialExecutor
 from gradiometer.trials.search import FURTHER, WIDE
 from gradiometer.trials.training import Training
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 X = torch.randn(600, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] + X[:, 1] * X[:, 2] > 0).long()

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from gradiometer.records import Arm, Diagnosis, Finding, Severity
 from gradiometer.trials.verdict import interval, judged
-from scipy import stats
 
 NAN, INF = math.nan, math.inf
 

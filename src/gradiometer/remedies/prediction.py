@@ -16,8 +16,8 @@ REMOVES: dict[Group, tuple[Cause, ...]] = {
     "normalization": ("weights", "activation", "normalization"),
 }
 """Causes whose operations a remedy of this group brings to a gain of one, as far as theory goes: He et al. (2015)
-weights together with the activation behind them, Ioffe and Szegedy (2015, section 3.3) the scale of the weights. The groups
-that are missing leave the gradients of the first step as they are."""
+weights together with the activation behind them, Ioffe and Szegedy (2015, section 3.3) the scale of the weights. The
+groups that are missing leave the gradients of the first step as they are."""
 
 EXCEPT: dict[str, tuple[Cause, ...]] = {
     "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights",), "input_norm": (),
@@ -47,8 +47,8 @@ def predicted(birth: Reading | None, remedies: Iterable[Remedy]) -> float | None
     Formula: ``gradient - sum(log10 gain)`` over the rows of the main path between the last weight layer and the first
     whose cause one of the remedies brings to a gain of one. Another activation brings its own gains instead,
     ``sqrt(E f'(sqrt(q) z)^2)``, with ``q`` the mean square of the preactivation, carried from layer to layer, and
-    a normalization ``sqrt(E f'(z)^2 / Var f(z))``; where the mean square is kept, over the units of one example or by the
-    initialization, it is ``sqrt(E f'(z)^2 / E f(z)^2)``.
+    a normalization ``sqrt(E f'(z)^2 / Var f(z))``; where the mean square is kept, over the units of one example or by
+    the initialization, it is ``sqrt(E f'(z)^2 / E f(z)^2)``.
 
     Args:
         birth: a measured pass of the untreated network, with its ledger.
@@ -120,7 +120,7 @@ def _normalized(activation: str, *, by_example: bool) -> float:
 
 
 def _carried(between: Sequence[LedgerRow], activation: str, rms: float) -> float:
-    """Decades that another activation takes on the way from the last layer to the first, whose outputs have this rms."""
+    """Decades that another activation takes from the last layer to the first, whose outputs have this rms."""
     total, q = 0.0, rms**2
     for row in reversed(between):
         if row.cause == "activation":
