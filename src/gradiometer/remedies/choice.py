@@ -43,7 +43,8 @@ PLANS: Mapping[str, str] = {
     "stalled_training": """raise_rate, pre_norm, adam, raise_clip, reset_optimizer, constant_rate,
         less_weight_decay, unfreeze, zero_grad, momentum, standardize_targets, standardize_inputs, he,
         batch_norm, mean_loss, raise_rate+momentum, cross_entropy, residual, break_symmetry""",
-    "frozen_parameters": """unfreeze, train_mode, hold_all, register_modules, reset_optimizer, zero_grad, he, leaky_relu,
+    "frozen_parameters": """unfreeze, train_mode, hold_all, register_modules, reset_optimizer, zero_grad, he,
+        leaky_relu,
         adam, batch_norm""",
     "unscaled_inputs": """standardize_inputs, standardize_inputs+adam, clean_batches, input_norm, batch_norm,
         adam, lower_rate""",
@@ -69,7 +70,8 @@ SPECIFIC = """minimize, negate, zero_grad, unfreeze, train_mode, hold_all, regis
     constant_rate, raise_clip, remove_softmax, log_softmax, softmax_dimension, undo_softmax, squeeze_outputs,
     known_classes, widen_output, unit_targets, loss_scaling, clean_batches, adam_epsilon, break_symmetry,
     shuffle"""
-"""What can be used where one thing is as it hardly ever should be, and nowhere else: that it can be used is evidence."""
+"""What can be used where one thing is as it hardly ever should be,
+    and nowhere else: that it can be used is evidence."""
 
 ANYWAY = (
     "adam, he+adam, batch_norm+adam, standardize_inputs+adam, standardize_inputs+he+batch_norm+adam, layer_norm+adam"

@@ -164,6 +164,7 @@ def _time(arm: Arm) -> str:
 def _cost(record: PrescriptionRecord) -> str:
     one = record.untreated.seconds / max(1, len(record.untreated.losses))
     ratio = f", {record.seconds / one:.1f} times one untreated training" if one > 0 else ""
-    refused = f" · {len(record.refused)} remedies cannot be used here" if record.refused else ""
+    count = len(record.refused)
+    refused = f" · {count} remed{'ies' if count > 1 else 'y'} cannot be used here" if count else ""
     work = f"{record.work:.1f} s of training in {len(record.trials)} trials"
     return f"{record.seconds:.1f} s in all{ratio} · {work}{refused}"
