@@ -58,7 +58,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "yields other batches",
     ),
     "a loss with other arguments": (lambda: replace(GOOD, loss=lambda a, b, c: a), "first step .* with TypeError"),
-    "a loss that is a class": (lambda: replace(GOOD, loss=nn.CrossEntropyLoss), "loss is a function, and not Cross"),
+    "a loss that is a class": (lambda: replace(GOOD, loss=nn.CrossEntropyLoss), "write loss=CrossEntropyLoss"),
     "an evaluation that fails": (lambda: replace(GOOD, evaluate=raises), "evaluate.* failed with KeyError"),
     "an evaluation that is no number": (lambda: replace(GOOD, evaluate=lambda _: "good"), "evaluate.* failed"),
     "no steps": (lambda: replace(GOOD, steps=0), "steps is a whole number from 1 on"),

@@ -384,7 +384,7 @@ def test_a_deadline_between_two_steps(arms: Arms) -> None:
         [outcome] = executor.run([Job(("slow",), (0,), 10**6)], deadline=time.monotonic() + 0.3)
     assert 0 < outcome.steps < 10**6
     assert outcome.failure == ""
-    assert outcome.scores[0] is not None
+    assert outcome.scores[0] is None  # nobody waits for an evaluation when the time is up
 
 
 @forks

@@ -89,11 +89,11 @@ def test_the_cure_is_found_and_verified() -> None:
 def test_what_it_says_is_what_the_cured_recipe_does() -> None:
     found, trial = cured(), cured().record.cure
     assert trial is not None
-    for seed, score in enumerate(trial.treated.scores):
+    for seed, score in enumerate(trial.treated.scores, 1):
         training = Training(found.recipe, seed)
         training.advance(SLOW.steps)
         assert training.score() == pytest.approx(score, abs=0.02)
-    untreated = Training(SLOW, 1)
+    untreated = Training(SLOW, 2)
     untreated.advance(SLOW.steps)
     assert untreated.score() == pytest.approx(found.untreated.scores[1], abs=0.02)
 

@@ -6,9 +6,10 @@ import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
+
 from gradiometer.records import Arm, Diagnosis, Interval, PrescriptionRecord, Trial
 from gradiometer.report.prescription import ROWS, show
-from rich.console import Console
 
 UNTREATED = Arm(400, (2.31, 2.3, 2.31), (0.09, 0.11, 0.1), 2.1, gradient=-7.5)
 CURED = Arm(400, (0.01, 0.02, 0.01), (0.98, 0.97, 0.98), 2.4, gradient=0.2)
@@ -59,26 +60,24 @@ NOTHING = replace(
 )
 
 
-def shown(record: PrescriptionRecord, width: int, *, diff: bool = False) -> str:
+def shown(record: PrescriptionRecord, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    show(console, record, diff=diff)
+    show(console, record)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("name", "record", "width", "diff"),
+    ("name", "record", "width"),
     [
-        ("cure-wide", RECORD, 130, False),
-        ("cure-narrow", RECORD, 80, False),
-        ("cure-diff", RECORD, 110, True),
-        ("cure-diff-unreadable", replace(RECORD, diff=""), 110, True),
-        ("cure-none", NOTHING, 110, False),
-        ("cure-healthy", replace(NOTHING, trials=(), reason="healthy: there is nothing to prescribe"), 110, False),
+        ("cure-wide", RECORD, 130),
+        ("cure-narrow", RECORD, 80),
+        ("cure-none", NOTHING, 110),
+        ("cure-healthy", replace(NOTHING, trials=(), reason="healthy: there is nothing to prescribe"), 110),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_golden(golden, name: str, record: PrescriptionRecord, width: int, diff: bool) -> None:
-    golden(f"{name}.txt", shown(record, width, diff=diff))
+def test_golden(golden, name: str, record: PrescriptionRecord, width: int) -> None:
+    golden(f"{name}.txt", shown(record, width))
 
 
 def test_many_trials_are_counted() -> None:

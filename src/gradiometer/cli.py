@@ -163,7 +163,7 @@ def measure(
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each arm.")
 @click.option("--time-limit", type=float, metavar="SECONDS", help="Then the best of what is known is told.")
 @click.option("--executor", type=click.Choice(["local", "serial", "ray"]), default="local", show_default=True)
-@click.option("--diff", is_flag=True, help="Show the cure as a change of the source, where that can be read.")
+@click.option("--diff", is_flag=True, help="Print the cure as a patch of the source, and the rest to standard error.")
 @_json
 def prescribe(place: str, remedies: tuple[str, ...], diff: bool, as_json: bool, **options: Any) -> None:
     """Find a cure for a training that does not learn, and prove it beside the untreated one.
@@ -179,12 +179,17 @@ def prescribe(place: str, remedies: tuple[str, ...], diff: bool, as_json: bool, 
         if as_json:
             _print_json(found.to_dict())
         else:
-            console = _console(piped=160)
+            console = Console(stderr=True) if diff else _console(piped=160)
             text.show(console, found.diagnosis)
             console.print()
-            prescription.show(console, found.record, diff=diff)
-        healthy = found.diagnosis.healthy
-        sys.exit(CANNOT_SAY if healthy is None else int(not healthy and found.best is None))
+            prescription.show(console, found.record)
+            for what in found.record.by_hand if diff else ():
+                console.print(f"by hand: {what}", style="yellow", highlight=False)
+            if diff and found.record.diff:
+                prescription.write(_console(), found.record.diff, "diff")
+        if found.best is not None:
+            sys.exit(0)
+        sys.exit(CANNOT_SAY if found.record.cut_short or found.diagnosis.healthy is None else int(bool(found.trials)))
 
     _or_exit(work, as_json=as_json)
 

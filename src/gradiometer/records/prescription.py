@@ -18,7 +18,7 @@ class PrescriptionRecord:
     were made, what is verified first. ``best`` is the name of the cure, ``None`` when nothing beat the untreated arm;
     ``code`` is what to write, ``diff`` the same as a change of the recipe's own source where it could be read, and
     ``by_hand`` what the diff leaves out. ``refused`` says of remedies why they could not be used, ``reason`` why
-    there is no cure, or that the search was cut short. ``steps`` and ``seeds`` are those of every full training.
+    there is no cure; ``cut_short`` says that it is the time, or an interruption. ``steps`` and ``seeds`` are those of every full training.
     ``seconds`` is the time of all of it, ``work`` the time spent in training steps, over all processes.
     """
 
@@ -31,6 +31,7 @@ class PrescriptionRecord:
     by_hand: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
+    cut_short: bool = False
     steps: int = 0
     seeds: int = 0
     seconds: float = 0.0
@@ -57,7 +58,7 @@ class PrescriptionRecord:
             "untreated": self.untreated.to_dict(),
             "trials": [trial.to_dict() for trial in self.trials],
             "refused": dict(self.refused),
-            **{name: getattr(self, name) for name in ("best", "code", "diff", "reason", "steps", "seeds")},
+            **{name: getattr(self, name) for name in ("best", "code", "diff", "reason", "cut_short", "steps", "seeds")},
             "by_hand": list(self.by_hand),
             "seconds": self.seconds,
             "work": self.work,
@@ -66,3 +67,11 @@ class PrescriptionRecord:
     def __repr__(self) -> str:
         """In short."""
         return f"<Prescription: {self.verdict}>"
+
+    def __str__(self) -> str:
+        """The verdict, the trials and the code, as plain text."""
+        lines = [f"{'cure' if self.cure else 'no cure'}: {self.verdict}", ""]
+        lines.append(f"  {'untreated':<32} score {self.untreated.score:.3g}")
+        for trial in self.trials:
+            lines.append(f"  {trial.name:<32} score {trial.treated.score:.3g}  {trial.reason or 'verified'}")
+        return "\n".join([*lines, "", self.code]).rstrip()

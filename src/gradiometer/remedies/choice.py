@@ -37,7 +37,7 @@ PLANS: Mapping[str, str] = {
         clip_value, decay, reset_optimizer""",
     "oscillating_loss": """lower_rate, adam, clip_norm, lower_rate+decay, reset_optimizer, warm_up, batch_norm,
         decay, sgd_momentum, agc, standardize_targets, standardize_inputs""",
-    "diverging_loss": """lower_rate, minimize, negate, clip_norm, adam, zero_grad, less_weight_decay, warm_up,
+    "diverging_loss": """lower_rate, standardize_inputs+standardize_targets, minimize, negate, clip_norm, adam, zero_grad, less_weight_decay, warm_up,
         reset_optimizer, lower_rate+clip_norm, constant_rate, batch_norm, he, standardize_inputs,
         standardize_targets, known_classes""",
     "stalled_training": """raise_rate, pre_norm, adam, raise_clip, reset_optimizer, constant_rate,
@@ -46,7 +46,7 @@ PLANS: Mapping[str, str] = {
     "frozen_parameters": """unfreeze, train_mode, hold_all, register_modules, reset_optimizer, zero_grad, he,
         leaky_relu,
         adam, batch_norm""",
-    "unscaled_inputs": """standardize_inputs, standardize_inputs+adam, clean_batches, input_norm, batch_norm,
+    "unscaled_inputs": """standardize_inputs, standardize_inputs+standardize_targets, standardize_inputs+adam, clean_batches, input_norm, batch_norm,
         adam, lower_rate""",
     "output_mismatch": """remove_softmax, cross_entropy, linear_output, log_softmax, squeeze_outputs,
         bce_with_logits, softmax_dimension, bce, unit_targets, range_of_targets, widen_output, known_classes,
@@ -94,7 +94,7 @@ def parsed(plan: str) -> list[Names]:
         >>> parsed("relu+he, residual")
         [('relu', 'he'), ('residual',)]
     """
-    return [tuple(one.strip().split("+")) for one in plan.replace("\\n", " ").split(",")]
+    return [tuple(one.strip().split("+")) for one in plan.split(",")]
 
 
 def kinds(situation: Situation) -> list[str]:
@@ -192,6 +192,9 @@ def objection(remedy: Remedy, situation: Situation) -> str | None:
 FURTHER = "rate_x3, rate_d3, adam, batch_norm, layer_norm, warm_up, decay, clip_norm, he, standardize_inputs"
 """What is added to the best of the first round, if it is not of the same group already."""
 
+RATES = frozenset(("lower_rate", "raise_rate", "rate_x3", "rate_x10", "rate_d3", "rate_d10"))
+"""Of these, too, one is enough."""
+
 ALONE = frozenset(("activation", "connection", "normalization", "initialization"))
 """Groups of which one remedy excludes another."""
 
@@ -206,4 +209,5 @@ def further(ranked: Iterable[Names], remedies: Mapping[str, Remedy]) -> list[Nam
 
 def _together(one: Names, other: Names, remedies: Mapping[str, Remedy]) -> bool:
     groups = [{remedies[name].group for name in names if name in remedies} for names in (one, other)]
-    return not set(one) & set(other) and not groups[0] & groups[1] & ALONE
+    rates = all(RATES.intersection(names) for names in (one, other))
+    return not set(one) & set(other) and not groups[0] & groups[1] & ALONE and not rates

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import nn
 
 from gradiometer.remedies.base import Code, Remedy, Situation, in_order, treated
+from gradiometer.remedies.recipe import Recipe
 
 
 def combined(remedies: Sequence[Remedy]) -> Remedy:
@@ -53,16 +54,17 @@ def combined(remedies: Sequence[Remedy]) -> Remedy:
         changes_function=any(part.changes_function for part in parts),
         source="; ".join(part.source for part in parts),
         code=lambda situation: _code(parts, situation),
-        model=model,
-        recipe=lambda recipe, situation: treated(recipe, tuple(_without_model(p) for p in parts), situation),
+        model=model if any(part.model for part in parts) else None,
+        recipe=_recipe_of(parts) if any(part.recipe for part in parts) else None,
         unusable=unusable,
         parts=parts,
     )
 
 
-def _without_model(part: Remedy) -> Remedy:
-    """What a part changes besides the network, which the combination changes at once."""
-    return replace(part, model=None)
+def _recipe_of(parts: Sequence[Remedy]) -> Callable[[Recipe, Situation], Recipe]:
+    """What the parts change besides the network, which the combination changes at once."""
+    others = tuple(replace(part, model=None) for part in parts)
+    return lambda recipe, situation: treated(recipe, others, situation)
 
 
 def _code(parts: Sequence[Remedy], situation: Situation) -> Code:

@@ -20,12 +20,15 @@ weights together with the activation behind them, Ioffe and Szegedy (2015, secti
 groups that are missing leave the gradients of the first step as they are."""
 
 EXCEPT: dict[str, tuple[Cause, ...]] = {
-    "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights",), "input_norm": (),
-    "qk_norm": ("attention",),
+    "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights", "activation"), "input_norm": (),
+    "qk_norm": ("attention",), "bias": (), "centred_bias": (), "forget_bias": (), "small_output": (),
 }  # fmt: skip
 """Those that do less than others of their group."""
 
-FORWARD = frozenset(("he", "lsuv", "orthogonal", "delta_orthogonal"))
+UNTOLD = frozenset(("residual_rezero", "residual_fixup", "asymmetric", "break_symmetry", "rnn_to_lstm", "rnn_to_gru"))
+"""What the ledger cannot predict: branches that begin at zero, weights of which nobody knows how they lie."""
+
+FORWARD = frozenset(("he", "lsuv", "orthogonal", "delta_orthogonal", "weight_standardization"))
 """Initializations that keep the mean square of the signal on its way forward; what that does to the gradient on its way
 back depends on the activation."""
 
@@ -73,6 +76,8 @@ def predicted(birth: Reading | None, remedies: Iterable[Remedy]) -> float | None
     if now is None or birth is None or birth.recurrences:  # through time there is no first layer
         return None
     remedies = tuple(remedies)
+    if UNTOLD.intersection(remedy.name for remedy in remedies):
+        return None
     if any(remedy.group == "connection" or remedy.name == "pre_norm" for remedy in remedies):
         return 0.0  # He et al. (2016), equation 5: the skips lead past everything
     gone = {cause for remedy in remedies for cause in _removes(remedy)}
@@ -98,7 +103,7 @@ def _removes(remedy: Remedy) -> tuple[Cause, ...]:
 def _brought(birth: Reading, between: Sequence[LedgerRow], remedies: Sequence[Remedy]) -> float:
     """Decades that the remedies bring in the place of what they take away."""
     names, groups = {remedy.name for remedy in remedies}, {remedy.group for remedy in remedies}
-    other = next((name for name in names if name in ACTIVATIONS), None)
+    other = next((remedy.name for remedy in remedies if remedy.name in ACTIVATIONS), None)
     activations = [other or row.operation for row in between if row.cause == "activation"]
     if "batch_norm" in names:
         return sum(_normalized(name, by_example=False) for name in activations)

@@ -37,7 +37,7 @@ class RateFactor:
 
     def __init__(self, factor=1.0, warm_up=0):
         """Without a warm-up it is the factor from the first step on."""
-        self.factor, self.warm_up, self.steps, self.rates = factor, warm_up, 0, []
+        self.factor, self.warm_up, self.steps = factor, warm_up, 0
 
     def attach(self, optimizer):
         """From its next step on."""
@@ -47,14 +47,14 @@ class RateFactor:
     def before(self, optimizer, args, kwargs):  # noqa: ARG002 - torch calls it so
         """The rate of this step."""
         self.steps += 1
-        self.rates = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
+            group.setdefault("plain_lr", group["lr"])  # several of these may be attached
             group["lr"] = group["lr"] * self.factor * min(1.0, self.steps / max(self.warm_up, 1))
 
     def after(self, optimizer, args, kwargs):  # noqa: ARG002
         """The rate as it was set."""
-        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = group.pop("plain_lr", group["lr"])
 
 
 # -- longer and shorter -----------------------------------------------------------------------------------------------

@@ -37,15 +37,15 @@ Number = float | list[float]
 class Standardized(Around):
     """A network whose first floating-point input comes to it less a mean and over a deviation."""
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
+    input_mean: torch.Tensor
+    input_deviation: torch.Tensor
 
     def __init__(self, network, mean, deviation, dim=-1):
         """Mean and deviation are numbers, or lists of them along a dimension."""
         super().__init__(network)
         parameter = next(network.parameters())
-        self.register_buffer("mean", torch.tensor(mean, device=parameter.device))
-        self.register_buffer("deviation", torch.tensor(deviation, device=parameter.device))
+        self.register_buffer("input_mean", torch.tensor(mean, device=parameter.device))
+        self.register_buffer("input_deviation", torch.tensor(deviation, device=parameter.device))
         self.dim = dim
 
     def forward(self, *args, **kwargs):
@@ -61,28 +61,28 @@ class Standardized(Around):
     def standardized(self, x):
         """Feature by feature along one dimension, or all alike."""
         shape = [1] * x.dim()
-        if self.mean.dim():
+        if self.input_mean.dim():
             shape[self.dim] = -1
-        return (x - self.mean.reshape(shape).to(x.dtype)) / self.deviation.reshape(shape).to(x.dtype)
+        return (x - self.input_mean.reshape(shape).to(x.dtype)) / self.input_deviation.reshape(shape).to(x.dtype)
 
 
 class Rescaled(Around):
     """A network that gives outputs of mean 0 and deviation 1, which come out in the units of the targets."""
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
+    target_mean: torch.Tensor
+    target_deviation: torch.Tensor
 
     def __init__(self, network, mean, deviation):
         """Mean and deviation are those of the targets."""
         super().__init__(network)
         parameter = next(network.parameters())
-        self.register_buffer("mean", torch.tensor(mean, device=parameter.device))
-        self.register_buffer("deviation", torch.tensor(deviation, device=parameter.device))
+        self.register_buffer("target_mean", torch.tensor(mean, device=parameter.device))
+        self.register_buffer("target_deviation", torch.tensor(deviation, device=parameter.device))
 
     def forward(self, *args, **kwargs):
         """What the network gives, in the units of the targets."""
         outputs = self.network(*args, **kwargs)
-        return outputs * self.deviation.to(outputs.dtype) + self.mean.to(outputs.dtype)
+        return outputs * self.target_deviation.to(outputs.dtype) + self.target_mean.to(outputs.dtype)
 
 
 def in_deviations(loss, deviation):

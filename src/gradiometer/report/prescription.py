@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from rich.console import Console, Group, JustifyMethod, RenderableType
-from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -25,15 +24,28 @@ ROWS = 12
 """Trials told; further ones are counted."""
 
 
-def show(console: Console, record: PrescriptionRecord, *, diff: bool = False) -> None:
-    """Prints a prescription; with ``diff`` the change of the user's source in place of the code."""
-    present(console, lambda _: render(record, diff=diff, wide=console.width >= WIDE))
+def show(console: Console, record: PrescriptionRecord) -> None:
+    """Prints a prescription; the code as it is, so that it can be copied."""
+    present(console, lambda _: render(record, wide=console.width >= WIDE))
+    if record.cure is not None:
+        console.print()
+        write(console, record.code, "python")
+    present(console, lambda _: Text(_cost(record), style="dim"))
 
 
-def render(record: PrescriptionRecord, *, diff: bool = False, wide: bool = True) -> RenderableType:
-    """The same as something rich can print; if it is not ``wide`` with fewer columns.
+def write(console: Console, text: str, lexer: str) -> None:
+    """Prints code or a diff, neither wrapped nor padded, so that it can be copied, piped and applied."""
+    if not console.encoding.lower().startswith("utf"):
+        text = text.encode(console.encoding, "replace").decode(console.encoding)
+    coloured = Syntax("", lexer, theme="ansi_dark", background_color="default").highlight(text)
+    coloured.rstrip()
+    console.print(coloured, soft_wrap=True)
 
-    Answers: what was tried, what came of it beside the untreated twin, and what has to be written.
+
+def render(record: PrescriptionRecord, *, wide: bool = True) -> RenderableType:
+    """The table and the verdict as something rich can print; if it is not ``wide`` with fewer columns.
+
+    Answers: what was tried, and what came of it beside the untreated twin.
     """
     parts: list[RenderableType] = []
     if record.trials:
@@ -42,20 +54,8 @@ def render(record: PrescriptionRecord, *, diff: bool = False, wide: bool = True)
     head.append(record.verdict, style="default")
     parts.append(head)
     if record.cure is not None:
-        parts += [_proof(record, record.cure), Text(), *_written(record, diff)]
-    parts.append(Text(_cost(record), style="dim"))
+        parts.append(_proof(record, record.cure))
     return Group(*parts)
-
-
-def _written(record: PrescriptionRecord, diff: bool) -> list[RenderableType]:
-    """What to write: the code, or the change of the source and what it leaves out."""
-    changed = diff and bool(record.diff)
-    text = (record.diff if changed else record.code).rstrip()
-    code = Syntax(text, "diff" if changed else "python", theme="ansi_dark", background_color="default", word_wrap=True)
-    notes = [f"   by hand: {what}" for what in record.by_hand] if changed else []
-    if diff and not changed:
-        notes = ["   the source of the recipe could not be changed by itself: this is what to write"]
-    return [Padding(code, (0, 0, 0, 3)), *(Text(note, style="yellow") for note in notes)]
 
 
 def _table(record: PrescriptionRecord, wide: bool) -> Table:
@@ -147,7 +147,9 @@ def _number(value: float) -> str:
 def _decades(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:+.1f}" if math.isfinite(value) else "none"
+    if not math.isfinite(value):
+        return "none"
+    return f"{value:+.1f}" if abs(value) >= 0.05 else "0.0"
 
 
 def _interval(gain: Interval | None) -> str:

@@ -27,21 +27,26 @@ def changes(remedy: Remedy) -> str:
 
 
 def arm(outcomes: Mapping[int, Outcome]) -> Arm:
-    """The trainings of one recipe, by the first seed of their jobs; behind a seed that is missing none counts."""
+    """The trainings of one recipe, by the first seed of their jobs.
+
+    Those from seed 1 on count, which are the proof's; behind a seed that is missing none does. What only a watched
+    training tells is that of seed 0, which stands for the arm as long as there are no others.
+    """
     found: list[Outcome] = []
     for seed in sorted(outcomes):
-        if not outcomes[seed].steps or seed != sum(len(one.job.seeds) for one in found):
-            break
-        found.append(outcomes[seed])
-    first = found[0] if found else outcomes[0]
+        if seed and seed == 1 + sum(len(one.job.seeds) for one in found) and outcomes[seed].steps:
+            found.append(outcomes[seed])
+    first = outcomes.get(0)
+    told = found or ([first] if first is not None else [])
     return Arm(
-        steps=min((outcome.steps for outcome in found), default=0),
-        losses=tuple(level(losses) for outcome in found for losses in outcome.losses),
-        scores=tuple(math.nan if s is None else s for outcome in found for s in outcome.scores),
-        seconds=sum(outcome.seconds for outcome in found),
+        steps=min((outcome.steps for outcome in told), default=0),
+        losses=tuple(level(losses) for outcome in told for losses in outcome.losses),
+        scores=tuple(math.nan if s is None else s for outcome in told for s in outcome.scores),
+        seconds=sum(outcome.seconds for outcome in told),
         failure=next((outcome.failure for outcome in outcomes.values() if outcome.failure), ""),
-        diagnosis=first.diagnosis,
-        gradient=first.gradient,
+        diagnosis=first.diagnosis if first is not None else None,
+        stands=first is not None and first.facts is not None and first.facts.stands,
+        gradient=first.gradient if first is not None else None,
     )
 
 

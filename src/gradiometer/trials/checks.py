@@ -74,10 +74,16 @@ def _functions(recipe: Recipe) -> None:
                 f"times from the beginning. Write {name}=lambda: {type(given).__name__}(...)."
             )
         if not callable(given):
-            raise InputError(f"{name} is a function that builds its part anew, and not {type(given).__name__}.")
+            argument = {"optimizer": "parameters", "batches": "seed"}.get(name, "")
+            raise InputError(
+                f"{name} is a function that builds its part anew, and not {type(given).__name__}: "
+                f"write {name}=lambda{' ' if argument else ''}{argument}: ..."
+            )
     for name in ("loss", "evaluate", "step", "schedule"):
         given = getattr(recipe, name)
-        if given is not None and (not callable(given) or (isinstance(given, type) and name == "loss")):
+        if isinstance(given, type) and name == "loss":
+            raise InputError(f"loss is a function, and not a class: write loss={given.__name__}().")
+        if given is not None and not callable(given):
             raise InputError(f"{name} is a function, and not {getattr(given, '__name__', type(given).__name__)}.")
 
 

@@ -85,14 +85,15 @@ class Dispatcher(Executor):
 
     def _given_up(self, waiting: Sequence[Task], late: float) -> list[tuple[Task, str]]:
         """Jobs that are not waited for when the time is up: nobody has begun them, or a step of theirs does not end."""
-        if late <= GRACE:
+        grace = min(GRACE, self.grace)
+        if late <= grace:
             return [(task, "") for task in waiting if self._assignment.holder(task.job) is None]
         stuck = dict(self._under_way)
         self._under_way.clear()
         for worker in stuck:
             self._assignment.lost(worker)
             self._abandon(worker)
-        text = f"stopped: its step had not ended {GRACE:g} s after the time was up"
+        text = f"stopped: its step had not ended {grace:.2g} s after the time was up"
         return [(task, "") for task in waiting] + [(task, text) for task in stuck.values()]
 
     def _stay_here(self) -> None:

@@ -12,7 +12,7 @@ from gradiometer.remedies.base import Situation
 from gradiometer.remedies.recipe import Recipe
 from gradiometer.rules import diagnose
 from gradiometer.rules.progress import progress
-from gradiometer.trials.training import Training, endless
+from gradiometer.trials.training import Batches, Training
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Facts:
         return Situation(
             recipe=recipe,
             model=Training(recipe, 0).model,
-            batch=next(endless(recipe, 0)),
+            batch=next(Batches(recipe, 0)),
             diagnosis=self.diagnosis,
             birth=self.birth,
             early=self.early,
@@ -54,7 +54,7 @@ def facts(run: Run, losses: tuple[float, ...]) -> Facts:
 
 def birth(recipe: Recipe, seed: int = 0) -> Reading | None:
     """One measured pass of the network as it is made; a model that `measure` cannot use is trained all the same."""
-    model, batch = Training(recipe, seed).model, next(endless(recipe, seed))
+    model, batch = Training(recipe, seed).model, next(Batches(recipe, seed))
     try:
         return measure(model, batch, recipe.loss)
     except (GradiometerError, RuntimeError, TypeError, ValueError, LookupError):

@@ -27,6 +27,9 @@ class Executor(ABC):
 
     workers: int = 1
 
+    grace: float = math.inf
+    """Seconds beyond a deadline that a step under way may take at most, if that is less than is usual."""
+
     def __init__(self, stacking: Stacking = "faster") -> None:
         """``stacking`` says when several seeds are trained at once."""
         self.stacking: Stacking = stacking

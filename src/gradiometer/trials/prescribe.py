@@ -18,7 +18,11 @@ from gradiometer.trials.checks import check, scored
 from gradiometer.trials.executors import Executor, executor_of
 from gradiometer.trials.prescription import Prescription
 from gradiometer.trials.progress import Ticker
+from gradiometer.trials.randomness import RandomStates
 from gradiometer.trials.search import Search
+
+LATE = 0.05
+"""Share of the time limit that a step under way may take beyond it."""
 
 
 def prescribe(
@@ -40,7 +44,8 @@ def prescribe(
         recipe: the training; without ``evaluate`` the score is minus the loss on batches of another seed.
         remedies: names (``"he"``, ``"relu+he"`` for a combination) or remedies of one's own to try, and no others.
         steps: of each training; those of the recipe if left out.
-        seeds: trainings of each arm that the verdict rests on; with one nothing can be verified.
+        seeds: trainings of each arm that the verdict rests on, from seed 1 on (seed 0 is that of the choice); with one
+            nothing can be verified.
         time_limit: seconds after which the best of what is known is returned.
         executor: ``"local"`` (processes on the cores of this machine), ``"serial"``, ``"ray"``.
         progress: whether to show a progress bar; without, on a terminal.
@@ -64,16 +69,18 @@ def prescribe(
     """
     began = monotonic()
     known, wanted = _wanted(remedies)
-    check(recipe, steps, seeds, time_limit)
-    recipe = scored(replace(recipe, steps=steps or recipe.steps))
-    deadline = math.inf if time_limit is None else began + time_limit
-    with executor_of(executor, Arms(recipe, known)) as workers, Ticker(progress) as ticker:
-        search = Search(recipe, known, wanted, seeds, deadline, workers, ticker)
-        try:
-            search.run()
-        except KeyboardInterrupt:
-            search.reason = "interrupted"
-        return search.prescription(monotonic() - began)
+    with RandomStates():  # the caller's are as they were
+        check(recipe, steps, seeds, time_limit)
+        recipe = scored(replace(recipe, steps=steps or recipe.steps))
+        deadline = math.inf if time_limit is None else began + time_limit
+        with executor_of(executor, Arms(recipe, known)) as workers, Ticker(progress) as ticker:
+            workers.grace = math.inf if time_limit is None else LATE * time_limit
+            search = Search(recipe, known, wanted, seeds, deadline, workers, ticker)
+            try:
+                search.run()
+            except KeyboardInterrupt:
+                search.reason, search.cut_short = "interrupted", True
+            return search.prescription(monotonic() - began)
 
 
 def _wanted(remedies: Iterable[str | Remedy] | None) -> tuple[Mapping[str, Remedy], list[Names] | None]:

@@ -44,7 +44,7 @@ class Prescription:
 
     @property
     def recipe(self) -> Recipe:
-        """The cured recipe; the one that was given, if there is no cure."""
+        """The cured recipe, or the untreated one if there is no cure; with the steps and the score that were used."""
         assert self._situation is not None
         recipe = self._situation.recipe
         return recipe if self.best is None else applied(recipe, self.best, self._situation)
@@ -104,6 +104,10 @@ class Prescription:
     def __repr__(self) -> str:
         """In short."""
         return repr(self.record)
+
+    def __str__(self) -> str:
+        """The verdict, the trials and the code, as plain text."""
+        return str(self.record)
 
 
 def written(record: PrescriptionRecord, best: Remedy | None, situation: Situation) -> PrescriptionRecord:

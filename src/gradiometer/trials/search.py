@@ -18,11 +18,11 @@ from gradiometer.trials.executors import Executor
 from gradiometer.trials.prescription import Prescription, written
 from gradiometer.trials.progress import Ticker
 from gradiometer.trials.tournament import FIRST, SECOND, Tournament, value
-from gradiometer.trials.verdict import judged
+from gradiometer.trials.verdict import Complaint, judged
 from gradiometer.trials.worker import Job, Outcome
 
 WIDE = 9
-"""Candidates of the first round. Nine, for a tenth of the steps each, cost a little less than one training."""
+"""Candidates of a round. Nine, for a tenth of the steps each, cost a little less than one training."""
 
 FEW = 5
 """Candidates where a training goes wrong late, so that a tenth of the steps tells nothing."""
@@ -33,7 +33,7 @@ THROUGH = 3
 KEPT = 2
 """Specific remedies that are trained on to the second rung however they stand after the first."""
 
-FURTHER = 5
+FURTHER = 4
 """Combinations of the second round."""
 
 FINALISTS = 2
@@ -62,10 +62,14 @@ class Search:
         executor: Executor,
         ticker: Ticker,
     ) -> None:
-        """``wanted`` are the only ones to try, ``None`` leaves the choice to the cause."""
+        """``wanted`` are the only ones to try, ``None`` leaves the choice to the cause.
+
+        Seed 0 is that of the examination and the choice, those from 1 on are the proof's: an arm that was chosen because
+        it was good on one seed is judged on others.
+        """
         self.recipe, self.remedies, self.wanted = recipe, remedies, wanted
-        self.seeds, self.deadline, self.executor, self.ticker = tuple(range(seeds)), deadline, executor, ticker
-        self.reason = ""
+        self.seeds, self.deadline, self.executor, self.ticker = range(1, seeds + 1), deadline, executor, ticker
+        self.reason, self.cut_short = "", False
         self.situation: Situation | None = None
         self.candidates: dict[Names, Candidate] = {}
         self.refused: dict[Names, str] = {}
@@ -86,24 +90,34 @@ class Search:
             self._compete(self._next())
             if self._prove(self._finish()) or self.reason:
                 return
-        self.reason = "nothing that was tried beat the untreated training"
+            if self.tournament.over:
+                self._end("the time was up before a remedy was proven")
+                return
+        better = [trial for trial in self.proofs.values() if trial.gain is not None and trial.gain.mean > 0]
+        if better:
+            self.reason = f"nothing is verified: {better[0].name} is {better[0].reason}"
+        else:
+            self.reason = "nothing that was tried beat the untreated training"
+
+    def _end(self, reason: str) -> None:
+        """Says why the search is cut short."""
+        self.reason, self.cut_short = reason, True
 
     def _examine(self) -> None:
-        """The untreated recipe from two seeds, the first one under watch; the other seeds can wait."""
-        jobs = [Job((), (0,), self.recipe.steps, watched=True)]
-        jobs += self.tournament.to_the_end((), self.seeds[1:2])
-        self.besides = self.tournament.to_the_end((), self.seeds[2:])
+        """The untreated recipe under watch, and from one more seed; the other seeds can wait."""
+        jobs = [Job((), (0,), self.recipe.steps, watched=True), Job((), (1,), self.recipe.steps)]
+        self.besides = self.tournament.to_the_end((), self.seeds[1:])
         self.ticker.stage("untreated", len(jobs))
         self.tournament.run(jobs)
         first = self.tournament.ended[()][0]
         if first.facts is None:
-            self.reason = first.failure or "the time was up before the untreated training had begun"
+            self._end(first.failure or "the time was up before the untreated training had begun")
             return
         found = replace(first.facts, birth=birth(self.recipe))
         self.situation = found.situation(self.recipe)
         self.executor.tell(found)
         if first.steps < self.recipe.steps and not first.failure:
-            self.reason = f"the time was up at step {first.steps} of the untreated training"
+            self._end(f"the time was up at step {first.steps} of the untreated training")
         elif found.diagnosis.healthy and not found.stands:
             self.reason = "healthy: there is nothing to prescribe"
         elif found.diagnosis.healthy is None and not first.failure:
@@ -119,7 +133,7 @@ class Search:
     def _compete(self, admitted: list[Names]) -> None:
         """Trains candidates, and then combinations of the best of them, for a part of the steps."""
         one = self.untreated.seconds / max(1, len(self.untreated.scores))
-        rounds = math.ceil(len(self.seeds[1:]) / self.executor.workers)
+        rounds = math.ceil(len(self.seeds) / self.executor.workers)
         self.tournament.deadline = self.deadline - SLOWER * one * rounds
         if self.wanted is not None:
             self._rung(admitted, SECOND)
@@ -139,9 +153,10 @@ class Search:
 
         They begin anew, under watch from the first step on, since only then can it be said whether the finding is gone.
         """
-        standing, base = self.tournament.standing, self.untreated.scores[0]
+        standing, base = self.tournament.standing, value(self.tournament.ended[()][0])
         behind = [names for names in self.tournament.ranked(standing) if names not in self.tournament.ended]
         finalists = behind[:FINALISTS]
+        finalists += [names for names in behind[FINALISTS:] if specific(names)][:1]
         if not finalists or self.tournament.over:
             return []
         self.ticker.stage("to the end: " + ", ".join("+".join(names) for names in finalists), len(finalists))
@@ -152,26 +167,38 @@ class Search:
     def _prove(self, finalists: Iterable[Names]) -> bool:
         """Trains finalists from the other seeds, one after the other, until one is verified."""
         for names in finalists:
-            jobs = [*self.tournament.to_the_end(names, self.seeds[1:]), *self.besides]
+            jobs = [*self.tournament.to_the_end(names, self.seeds), *self.besides]
             self.besides = []
             self.ticker.stage(f"proof of {'+'.join(names)}", len(jobs))
             self.tournament.run(jobs, self.deadline)
-            treated = arm(self.tournament.ended[names])
-            gain, reason = judged(self.untreated, treated, next(iter(kinds(self._situation)), ""))
-            done = min(len(treated.scores), len(self.untreated.scores))
-            if not treated.failure and (done < len(self.seeds) or treated.steps < self.recipe.steps):
-                self.reason = reason = "the time was up before the proof had ended"
+            treated, untreated = self._arm(names), self.untreated
+            gain, reason = judged(untreated, treated, self._complaint(), tried=len(self.proofs) + 1)
+            if any(self._cut(one) for one in (treated, untreated)):
+                gain, reason = None, "the time was up before the proof had ended"
+                self._end(reason)
             self.proofs[names] = self._trial(names, treated, reason, gain)
             if not reason or self.reason:
                 return not reason
         return False
+
+    def _cut(self, one: Arm) -> bool:
+        """Whether the time was up before all trainings of an arm had ended."""
+        return not one.failure and (len(one.scores) < len(self.seeds) or one.steps < self.recipe.steps)
+
+    def _complaint(self) -> Complaint:
+        """What must be gone."""
+        return Complaint(next(iter(kinds(self._situation)), ""))
 
     # -- what they are made of ------------------------------------------------------------------------------------
 
     @property
     def untreated(self) -> Arm:
         """What is known of the untreated arm by now."""
-        return arm(self.tournament.ended[()])
+        return self._arm(())
+
+    def _arm(self, names: Names) -> Arm:
+        """All that is known of an arm: the trainings of the proof, and what the first seed's told under watch."""
+        return arm(self.tournament.ended.get(names, {}))
 
     @property
     def _situation(self) -> Situation:
@@ -187,7 +214,7 @@ class Search:
             return self.tournament.ranked(arms)
         besides, self.besides = self.besides, []
         self.ticker.stage(f"{len(arms)} remedies, {round(share * self.recipe.steps)} steps", len(arms) + len(besides))
-        return self.tournament.rung(arms, share, besides)
+        return self.tournament.rung(arms, share, besides, self.deadline)
 
     def _admitted(self, wanted: Iterable[Names], limit: int | None = None) -> list[Names]:
         """The first few of the wanted that can be used and were not tried; all of those that were asked for."""
@@ -227,6 +254,7 @@ class Search:
             best=remedy.name if remedy is not None else None,
             refused={"+".join(names): text for names, text in self.refused.items()},
             reason=self.reason,
+            cut_short=self.cut_short,
             steps=self.recipe.steps,
             seeds=len(self.seeds),
             seconds=seconds,
@@ -246,7 +274,8 @@ class Search:
         elif outcome.steps < self.recipe.steps:
             reason = f"behind at step {outcome.steps}"
         else:
-            reason = "no better than untreated" if value(outcome) <= self.untreated.scores[0] else "behind at the end"
+            base = value(self.tournament.ended[()][0])
+            reason = "no better than untreated" if value(outcome) <= base else "behind, or less simple, at the end"
         return self._trial(names, arm({0: outcome}), reason)
 
     def _trial(self, names: Names, treated: Arm, reason: str, gain: Interval | None = None) -> Trial:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from gradiometer.remedies.choice import Names
@@ -30,30 +30,38 @@ class Tournament:
     told: Callable[[Outcome], None]
     standing: dict[Names, Outcome] = field(default_factory=dict)
     ended: dict[Names, dict[int, Outcome]] = field(default_factory=dict)
+    _spent: dict[tuple[Names, tuple[int, ...], bool], float] = field(default_factory=dict)
 
-    def rung(self, arms: Sequence[Names], share: float, besides: Sequence[Job] = ()) -> list[Names]:
+    def rung(
+        self, arms: Sequence[Names], share: float, besides: Sequence[Job] = (), deadline: float = math.inf
+    ) -> list[Names]:
         """Takes arms on to a share of the steps on the first seed, and returns them, the best first.
 
-        ``besides`` are jobs that nobody waits for, for workers that have nothing else to do.
+        ``besides`` are jobs for workers that have nothing else to do, with a ``deadline`` of their own if they are
+        alone.
         """
         until = max(1, round(self.steps * share))
-        self.run([*(Job(arm, (0,), until) for arm in arms), *besides])
+        self.run([*(Job(arm, (0,), until) for arm in arms), *besides], deadline if besides else None)
         return self.ranked(arms)
 
-    def to_the_end(self, names: Names, seeds: Sequence[int], *, watched: bool = False) -> list[Job]:
+    def to_the_end(self, names: Names, seeds: Sequence[int]) -> list[Job]:
         """Jobs that train an arm to the end from some seeds, shared out evenly among the workers."""
         size = max(1, -(-len(seeds) // max(1, self.executor.workers)))
-        return [Job(names, tuple(seeds[i : i + size]), self.steps, watched) for i in range(0, len(seeds), size)]
+        return [Job(names, tuple(seeds[i : i + size]), self.steps) for i in range(0, len(seeds), size)]
 
     def run(self, jobs: Sequence[Job], deadline: float | None = None) -> None:
         """Has jobs done."""
         for outcome in self.executor.run(jobs, self.deadline if deadline is None else deadline):
+            self.told(outcome)
             job = outcome.job
+            # An outcome has the time of its job; what is told of an arm is that of all its steps.
+            held = (job.arm, job.seeds, job.watched)
+            self._spent[held] = self._spent.get(held, 0.0) + outcome.seconds
+            outcome = replace(outcome, seconds=self._spent[held])
             if job.seeds[0] == 0 and job.arm:
                 self.standing[job.arm] = outcome
             if job.until == self.steps:
                 self.ended.setdefault(job.arm, {})[job.seeds[0]] = outcome
-            self.told(outcome)
 
     def ranked(self, arms: Iterable[Names]) -> list[Names]:
         """The arms that have not failed, the best first; of equal ones the one that was asked for first."""

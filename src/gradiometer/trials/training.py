@@ -109,7 +109,10 @@ class Training:
     def _taken(self, batch: Any) -> Any:
         recipe = self.recipe
         if recipe.step is not None:
-            return recipe.step(self.model, self.optimizer, recipe.loss, batch)
+            loss = recipe.step(self.model, self.optimizer, recipe.loss, batch)
+            if loss is None:
+                raise InputError("step(model, optimizer, loss, batch) returned None: let it return the loss.")
+            return loss
         return self._standard_step(batch)
 
     def _standard_step(self, batch: Any) -> torch.Tensor:

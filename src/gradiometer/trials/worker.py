@@ -121,7 +121,7 @@ class Worker:
                 self._train(stack, job.until, deadline)
             except (Exception, SystemExit) as error:
                 failures |= dict.fromkeys(stack.seeds, told(error))
-        outcome = self._outcome(job, stacks, failures, before)
+        outcome = self._outcome(job, stacks, failures, before, deadline)
         if any("memory" in text.lower() for text in outcome.failures):
             self._drop([(job.arm, seed, job.watched) for seed in job.seeds])
             gc.collect()  # so that the other arms have room
@@ -170,12 +170,15 @@ class Worker:
         for stack in dropped:
             stack.close()
 
-    def _outcome(self, job: Job, stacks: Sequence[Stack], failures: dict[int, str], before: float) -> Outcome:
+    def _outcome(
+        self, job: Job, stacks: Sequence[Stack], failures: dict[int, str], before: float, deadline: float
+    ) -> Outcome:
         losses: dict[int, tuple[float, ...]] = {}
         scores: dict[int, float | None] = {}
         for stack in stacks:
             losses |= {seed: tuple(row) for seed, row in zip(stack.seeds, stack.losses, strict=True)}
-            scores |= dict(zip(stack.seeds, stack.scores(), strict=True))
+            if stack.ended(job.until) or monotonic() < deadline:  # what was cut short is not waited for
+                scores |= dict(zip(stack.seeds, stack.scores(), strict=True))
             failures = {seed: text for seed, text in zip(stack.seeds, stack.failures, strict=True) if text} | failures
         return Outcome(
             job=job,
