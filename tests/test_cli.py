@@ -235,6 +235,8 @@ def test_demo(folder):
     assert result.exit_code == 0
     assert "vanishing gradient" in result.stdout
     assert "healthy" in result.stdout
+    assert "cure: " in result.stdout
+    assert "verified" in result.stdout
     assert len(list(folder.glob("*.sqlite"))) == 2
     for path in folder.glob("*.sqlite"):
         assert gm.diagnose(gm.load(path)).healthy is ("relu" in path.name)

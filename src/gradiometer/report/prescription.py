@@ -34,12 +34,14 @@ def show(console: Console, record: PrescriptionRecord) -> None:
 
 
 def write(console: Console, text: str, lexer: str) -> None:
-    """Prints code or a diff, neither wrapped nor padded, so that it can be copied, piped and applied."""
+    """Prints code or a diff as it is, neither wrapped nor padded, so that it can be copied, piped and applied."""
     if not console.encoding.lower().startswith("utf"):
         text = text.encode(console.encoding, "replace").decode(console.encoding)
-    coloured = Syntax("", lexer, theme="ansi_dark", background_color="default").highlight(text)
-    coloured.rstrip()
-    console.print(coloured, soft_wrap=True)
+    if console.is_terminal:
+        coloured = Syntax("", lexer, theme="ansi_dark", background_color="default").highlight(text)
+        console.print(coloured, soft_wrap=True, end="")
+    else:
+        console.file.write(text if text.endswith("\n") else f"{text}\n")
 
 
 def render(record: PrescriptionRecord, *, wide: bool = True) -> RenderableType:
