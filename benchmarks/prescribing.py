@@ -2,8 +2,9 @@
 
     python benchmarks/prescribing.py [--pairs 3] [--seeds 3 8] [--write]
 
-Each pair runs the same prescription twice in this process: with one training after the other, and as it is run by default, on
-all cores and with several seeds at once where that pays. What is tried is fixed by ``remedies=``, so that both do the same work.
+Each pair runs the same prescription twice in this process: with one training after the other, and as it is run by
+default, on all cores and with several seeds at once where that pays. What is tried is fixed by ``remedies=``, so that
+both do the same work.
 """
 
 from __future__ import annotations

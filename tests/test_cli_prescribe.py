@@ -79,8 +79,8 @@ def test_a_cure(script):
     assert result.exit_code == 0
     for text in ("not healthy", "untreated", "he", "verified", "cure: ", "kaiming_normal_", "the finding is gone"):
         assert text in result.stdout
-    [line] = [line for line in result.stdout.splitlines() if "kaiming_normal_" in line]
-    assert line == line.rstrip()  # code is not padded
+    lines = [line for line in result.stdout.splitlines() if "kaiming_normal_" in line]
+    assert lines == [line.rstrip() for line in lines]  # code is not padded
 
 
 def test_json(script):

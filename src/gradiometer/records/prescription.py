@@ -18,7 +18,8 @@ class PrescriptionRecord:
     were made, what is verified first. ``best`` is the name of the cure, ``None`` when nothing beat the untreated arm;
     ``code`` is what to write, ``diff`` the same as a change of the recipe's own source where it could be read, and
     ``by_hand`` what the diff leaves out. ``refused`` says of remedies why they could not be used, ``reason`` why
-    there is no cure; ``cut_short`` says that it is the time, or an interruption. ``steps`` and ``seeds`` are those of every full training.
+    there is no cure; ``cut_short`` says that it is the time, or an interruption. ``steps`` and ``seeds`` are
+    those of every full training.
     ``seconds`` is the time of all of it, ``work`` the time spent in training steps, over all processes.
     """
 

@@ -16,9 +16,9 @@ class Arm:
 
     ``steps`` is how far they came, the same for all seeds that are told here; ``losses`` and ``scores`` are those at
     their ends (a loss is the mean of the last tenth of the steps), ``seconds`` the time of all their steps together,
-    and ``failure`` why one of them ended early. ``diagnosis`` is that of a training from one more seed, under watch, and
-    ``stands`` says that its loss does not fall. ``gradient`` is the gradient of the first weight layer over that of the last one in its first
-    step, in decades; ``None`` where there was none.
+    and ``failure`` why one of them ended early. ``diagnosis`` is that of a training from one more seed, under watch,
+    and ``stands`` says that its loss does not fall. ``gradient`` is the gradient of the first weight layer over that of
+    the last one in its first step, in decades; ``None`` where there was none.
     """
 
     steps: int

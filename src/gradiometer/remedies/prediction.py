@@ -20,7 +20,8 @@ weights together with the activation behind them, Ioffe and Szegedy (2015, secti
 groups that are missing leave the gradients of the first step as they are."""
 
 EXCEPT: dict[str, tuple[Cause, ...]] = {
-    "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights", "activation"), "input_norm": (),
+    "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights", "activation"),
+    "input_norm": (),
     "qk_norm": ("attention",), "bias": (), "centred_bias": (), "forget_bias": (), "small_output": (),
 }  # fmt: skip
 """Those that do less than others of their group."""

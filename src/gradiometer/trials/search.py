@@ -64,8 +64,8 @@ class Search:
     ) -> None:
         """``wanted`` are the only ones to try, ``None`` leaves the choice to the cause.
 
-        Seed 0 is that of the examination and the choice, those from 1 on are the proof's: an arm that was chosen because
-        it was good on one seed is judged on others.
+        Seed 0 is that of the examination and the choice, those from 1 on are the proof's: an arm that was chosen
+        because it was good on one seed is judged on others.
         """
         self.recipe, self.remedies, self.wanted = recipe, remedies, wanted
         self.seeds, self.deadline, self.executor, self.ticker = range(1, seeds + 1), deadline, executor, ticker
