@@ -39,7 +39,7 @@ def test_its_sick_case_learns_with_it_and_not_without(remedy: Remedy, proof: Pro
     cured = treated(situation.recipe, (remedy,), situation)
     for seed in SEEDS:
         training = Training(cured, seed)
-        training.advance(cured.steps)
+        training.advance(situation.recipe.steps)
         assert not training.failure
         score = training.score()
         assert score is not None

@@ -20,6 +20,7 @@ from benchmarks.cures.scoring import Score, score, twin_of
 from benchmarks.cures.verify import quietly
 
 import gradiometer as gm
+from gradiometer.trials.executors import cores
 
 
 def line(one: Score) -> str:
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> int:
         if chosen.verbose and entry.half == "tuned":
             print(line(one), flush=True)
     minutes = (time.monotonic() - began) / 60
-    head = f"gradiometer {gm.__version__}, torch {torch.__version__}, 2 processes of one thread, {minutes:.0f} minutes."
+    head = f"gradiometer {gm.__version__}, torch {torch.__version__}, {cores()} processes of one thread, {minutes:.0f} minutes."
     text = "\n".join([head, "", *(row for half, ones in scores.items() for row in table(half, ones))])
     print(text)
     if chosen.write:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 from benchmarks.cures.cases import Case
 from benchmarks.cures.verify import SEEDS, Plain, train
@@ -37,13 +36,11 @@ class Score:
     seconds: float
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
-
 
 def noise(twin: Plain) -> float:
     """How far below the twin's mean a score may be and still be the twin's."""
+    if twin.unlearned:
+        raise ValueError(f"the twin {twin.unlearned}, so that nothing can be held against it")
     return max(DEVIATIONS * statistics.stdev(twin.known), LEAST * abs(statistics.mean(twin.known)))
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
@@ -232,14 +231,3 @@ def _line(frame: FrameType | None) -> str:
     if frame is None or Path(frame.f_code.co_filename).is_relative_to(_TORCH):
         return ""
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-
-
-def fans(weight: Tensor) -> tuple[int, int]:
-    """Fan-in and fan-out of a weight of shape ``(outputs, inputs, *kernel)``."""
-    kernel = math.prod(weight.shape[2:])
-    return weight.shape[1] * kernel, weight.shape[0] * kernel
-
-
-def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The weight layers by path, whether they were called or not."""
-    return ((path, module) for path, module in model.named_modules() if role_of(module) == "weights")

@@ -20,11 +20,13 @@ weights together with the activation behind them, Ioffe and Szegedy (2015, secti
 groups that are missing leave the gradients of the first step as they are."""
 
 EXCEPT: dict[str, tuple[Cause, ...]] = {
-    "xavier": ("weights",), "lecun": ("weights",), "weight_standardization": ("weights", "activation"),
-    "input_norm": (),
-    "qk_norm": ("attention",), "bias": (), "centred_bias": (), "forget_bias": (), "small_output": (),
+    "weight_standardization": ("weights", "activation"), "input_norm": (), "qk_norm": ("attention",),
+    "bias": (), "centred_bias": (), "forget_bias": (), "small_output": (),
 }  # fmt: skip
 """Those that do less than others of their group."""
+
+UNIT = frozenset(("xavier", "lecun"))
+"""Initializations with a gain of one, whatever the activation."""
 
 UNTOLD = frozenset(("residual_rezero", "residual_fixup", "asymmetric", "break_symmetry", "rnn_to_lstm", "rnn_to_gru"))
 """What the ledger cannot predict: branches that begin at zero, weights of which nobody knows how they lie."""
@@ -110,6 +112,8 @@ def _brought(birth: Reading, between: Sequence[LedgerRow], remedies: Sequence[Re
         return sum(_normalized(name, by_example=False) for name in activations)
     if names & (BY_EXAMPLE | FORWARD):
         return sum(_normalized(name, by_example=True) for name in activations)
+    if names & UNIT:
+        return _carried(between, other, 1.0, unit=True)
     if other is None or "initialization" in groups:
         return 0.0
     first = next((row.rms for row in birth.sites if row.site.cause == "weights"), 1.0)
@@ -125,14 +129,17 @@ def _normalized(activation: str, *, by_example: bool) -> float:
     return math.log10(slope / (square if by_example else square - mean**2)) / 2
 
 
-def _carried(between: Sequence[LedgerRow], activation: str, rms: float) -> float:
-    """Decades that another activation takes from the last layer to the first, whose outputs have this rms."""
+def _carried(between: Sequence[LedgerRow], other: str | None, rms: float, *, unit: bool = False) -> float:
+    """Decades that activations take from the last layer to the first, whose outputs have this rms.
+
+    ``other`` takes the place of all of them; with ``unit`` the weights have a gain of one.
+    """
     total, q = 0.0, rms**2
     for row in reversed(between):
-        if row.cause == "activation":
-            square, slope = moments(activation, min(max(q, 1e-12), 1e6))
+        if row.cause == "activation" and (other or row.operation) in ACTIVATIONS:
+            square, slope = moments(other or row.operation, min(max(q, 1e-12), 1e6))
             total += math.log10(slope) / 2 if slope > 0 else 0.0
             q = square
-        elif row.cause == "weights" and row.scale is not None:
+        elif row.cause == "weights" and row.scale is not None and not unit:
             q *= row.scale**2
     return total

@@ -49,6 +49,11 @@ class Executor(ABC):
         self._recipe_of, self._context = recipe_of, ()
         return self
 
+    @property
+    def running(self) -> tuple[Job, ...]:
+        """The jobs under way, as far as that is known."""
+        return ()
+
     @abstractmethod
     def run(self, jobs: Sequence[Job], deadline: float = math.inf) -> Iterator[Outcome]:
         """Does jobs and yields what came of them, in the order in which they end.

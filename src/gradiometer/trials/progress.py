@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Self
 
 from rich.console import Console
@@ -25,11 +26,11 @@ class Ticker:
         columns = (
             TextColumn("{task.description}", table_column=None),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} trials{task.fields[best]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} trials{task.fields[best]}{task.fields[now]}"),
             TimeElapsedColumn(),
         )
         self._bar = Progress(*columns, console=console, disable=not wanted, auto_refresh=False, transient=True)
-        self._task = self._bar.add_task("", total=1, best="")
+        self._task = self._bar.add_task("", total=1, best="", now="")
         self._best = -math.inf
 
     def __enter__(self) -> Self:
@@ -46,8 +47,10 @@ class Ticker:
         self._bar.reset(self._task, total=trials, description=name)
         self._bar.refresh()
 
-    def ended(self, names: Names, score: float) -> None:
-        """A trial has ended with a score."""
+    def ended(self, names: Names, score: float, running: Iterable[Names] = ()) -> None:
+        """A trial has ended with a score, and others are under way."""
+        now = ", ".join("+".join(others) or "untreated" for others in running)
+        self._bar.update(self._task, now=f" · now: {now}" if now else "")
         if names and score > self._best:
             self._best = score
             self._bar.update(self._task, best=f" · best so far: {'+'.join(names)} ({score:.3g})")

@@ -207,7 +207,7 @@ class Search:
 
     def _told(self, outcome: Outcome) -> None:
         self.work += outcome.seconds
-        self.ticker.ended(outcome.job.arm, value(outcome))
+        self.ticker.ended(outcome.job.arm, value(outcome), (job.arm for job in self.executor.running))
 
     def _rung(self, arms: list[Names], share: float) -> list[Names]:
         if not arms or self.tournament.over:
