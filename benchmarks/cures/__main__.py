@@ -77,7 +77,8 @@ def main(arguments: list[str]) -> int:
         if chosen.verbose and entry.half == "tuned":
             print(line(one), flush=True)
     minutes = (time.monotonic() - began) / 60
-    head = f"gradiometer {gm.__version__}, torch {torch.__version__}, {cores()} processes of one thread, {minutes:.0f} minutes."
+    versions = f"gradiometer {gm.__version__}, torch {torch.__version__}"
+    head = f"{versions}, {cores()} processes of one thread, {minutes:.0f} minutes."
     text = "\n".join([head, "", *(row for half, ones in scores.items() for row in table(half, ones))])
     print(text)
     if chosen.write:
