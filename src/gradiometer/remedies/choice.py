@@ -190,7 +190,7 @@ def objection(remedy: Remedy, situation: Situation) -> str | None:
         return f"it failed with {type(error).__name__}: {error}"
 
 
-FURTHER = "rate_x3, rate_d3, adam, batch_norm, layer_norm, warm_up, decay, clip_norm, he, standardize_inputs"
+FURTHER = "rate_x3, standardize_inputs, adam, batch_norm, layer_norm, rate_d3, warm_up, decay, clip_norm, he"
 """What is added to the best of the first round, if it is not of the same group already."""
 
 RATES = frozenset(("lower_rate", "raise_rate", "rate_x3", "rate_x10", "rate_d3", "rate_d10"))

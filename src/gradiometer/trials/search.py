@@ -33,7 +33,7 @@ THROUGH = 3
 KEPT = 2
 """Specific remedies that are trained on to the second rung however they stand after the first."""
 
-FURTHER = 4
+FURTHER = 6
 """Combinations of the second round."""
 
 FINALISTS = 2
