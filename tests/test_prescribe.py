@@ -256,3 +256,20 @@ def test_the_time_limit_ends_what_is_under_way() -> None:
     found = gm.prescribe(replace(SLOW, step=lazy, steps=100_000), time_limit=0.5, executor="serial")
     assert "of the untreated training" in found.record.reason
     assert found.trials == ()
+
+
+def test_what_is_better_from_every_seed_and_too_noisy_gets_more_seeds() -> None:
+    """Scores are given: 0.5 untreated, and treated so far apart that three seeds are not enough and six are."""
+    scores = iter([0.75, 0.61, 0.95, 0.66, 0.9, 0.71, 0.85])
+    treated: dict[int, float] = {}
+
+    def evaluate(model: nn.Module) -> float:
+        if not isinstance(model[-1], nn.Identity):
+            return 0.5
+        return treated.setdefault(id(model), next(scores, 0.8))
+
+    marked = remedy("marked", model=lambda model, _: model.append(nn.Identity()), recipe=faster)
+    found = gm.prescribe(replace(SLOW, evaluate=evaluate), remedies=[marked], executor=SerialExecutor("never"))
+    assert found.record.seeds == 6
+    assert len(found.untreated.scores) == 6
+    assert found.best is marked

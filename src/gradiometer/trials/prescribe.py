@@ -44,8 +44,8 @@ def prescribe(
         recipe: the training; without ``evaluate`` the score is minus the loss on batches of another seed.
         remedies: names (``"he"``, ``"relu+he"`` for a combination) or remedies of one's own to try, and no others.
         steps: of each training; those of the recipe if left out.
-        seeds: trainings of each arm that the verdict rests on, from seed 1 on (seed 0 is that of the choice); with one
-            nothing can be verified.
+        seeds: trainings of each arm that the verdict rests on, from seed 1 on (seed 0 is that of the choice), and as
+            many again where they are all better and too few to be sure; with one nothing can be verified.
         time_limit: seconds after which the best of what is known is returned.
         executor: ``"local"`` (processes on the cores of this machine), ``"serial"``, ``"ray"``.
         progress: whether to show a progress bar; without, on a terminal.

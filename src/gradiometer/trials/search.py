@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from operator import gt
 
 from gradiometer.errors import InputError
 from gradiometer.records import Arm, Interval, PrescriptionRecord, Trial
@@ -18,7 +19,7 @@ from gradiometer.trials.executors import Executor
 from gradiometer.trials.prescription import Prescription, written
 from gradiometer.trials.progress import Ticker
 from gradiometer.trials.tournament import FIRST, SECOND, Tournament, value
-from gradiometer.trials.verdict import Complaint, judged
+from gradiometer.trials.verdict import NOISY, Complaint, judged
 from gradiometer.trials.worker import Job, Outcome
 
 WIDE = 9
@@ -77,6 +78,7 @@ class Search:
         self.tournament = Tournament(executor, recipe.steps, deadline, self._told)
         self.proofs: dict[Names, Trial] = {}
         self.besides: list[Job] = []
+        self._asked_more = False
         self.work = 0.0
 
     # -- its parts ------------------------------------------------------------------------------------------------
@@ -167,12 +169,21 @@ class Search:
     def _prove(self, finalists: Iterable[Names]) -> bool:
         """Trains finalists from the other seeds, one after the other, until one is verified."""
         for names in finalists:
-            jobs = [*self.tournament.to_the_end(names, self.seeds), *self.besides]
-            self.besides = []
-            self.ticker.stage(f"proof of {'+'.join(names)}", len(jobs))
-            self.tournament.run(jobs, self.deadline)
+            self._train(names, self.seeds)
+            gain, reason = self._judged(names)
+            if (
+                reason == NOISY
+                and all(map(gt, self._arm(names).scores, self.untreated.scores))
+                and not self._asked_more
+            ):
+                # Better from every seed, and too few of them to be sure: as many again, for both.
+                more = range(len(self.seeds) + 1, 2 * len(self.seeds) + 1)
+                self.seeds = range(1, more.stop)
+                self.besides = self.tournament.to_the_end((), more)
+                self._asked_more = True
+                self._train(names, more)
+                gain, reason = self._judged(names)
             treated, untreated = self._arm(names), self.untreated
-            gain, reason = judged(untreated, treated, self._complaint(), tried=len(self.proofs) + 1)
             if any(self._cut(one) for one in (treated, untreated)):
                 gain, reason = None, "the time was up before the proof had ended"
                 self._end(reason)
@@ -181,13 +192,20 @@ class Search:
                 return not reason
         return False
 
+    def _train(self, names: Names, seeds: range) -> None:
+        """An arm from the seeds of the proof, and what is still to be done of the untreated one."""
+        jobs = [*self.tournament.to_the_end(names, seeds), *self.besides]
+        self.besides = []
+        self.ticker.stage(f"proof of {'+'.join(names)}", len(jobs))
+        self.tournament.run(jobs, self.deadline)
+
+    def _judged(self, names: Names) -> tuple[Interval | None, str]:
+        tried = len(self.proofs) + 1 + self._asked_more
+        return judged(self.untreated, self._arm(names), Complaint(next(iter(kinds(self._situation)), "")), tried)
+
     def _cut(self, one: Arm) -> bool:
         """Whether the time was up before all trainings of an arm had ended."""
         return not one.failure and (len(one.scores) < len(self.seeds) or one.steps < self.recipe.steps)
-
-    def _complaint(self) -> Complaint:
-        """What must be gone."""
-        return Complaint(next(iter(kinds(self._situation)), ""))
 
     # -- what they are made of ------------------------------------------------------------------------------------
 

@@ -15,6 +15,9 @@ LEVEL = 0.95
 """Of the interval, two-sided."""
 
 
+NOISY = "better, but not beyond the noise over the seeds"
+"""Why most of those that are better are not verified."""
+
 MISTAKES = frozenset(("frozen_parameters",))
 """Kinds that are a mistake in a script: one that is only worth knowing because the loss falls is there all the same."""
 
@@ -77,7 +80,7 @@ def judged(untreated: Arm, treated: Arm, complaint: Complaint, tried: int = 1) -
     if gain is None:
         return gain, "one seed alone, so that the noise is not known"
     if not gain.low > 0:
-        return gain, "no better than untreated" if gain.mean <= 0 else "better, but not beyond the noise over the seeds"
+        return gain, "no better than untreated" if gain.mean <= 0 else NOISY
     return gain, _left(treated, complaint)
 
 
