@@ -108,6 +108,7 @@ def test_trainings_of_one_arm_under_watch_and_not_are_two(arms: Arms) -> None:
     assert watched.facts.early is not None
     assert watched.facts.early.step == 0
     assert plain.facts is None
+    worker.close()  # its watch is open as long as the training may go on
 
 
 def test_what_is_forgotten_is_gone(arms: Arms, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +123,7 @@ def test_what_is_forgotten_is_gone(arms: Arms, monkeypatch: pytest.MonkeyPatch) 
         return build
 
     plain = recipe()
-    worker = Worker(lambda arm: recipe(model=kept(plain.model)))
+    worker = Worker(lambda arm: recipe(model=kept(plain.model)), "never")
     for arm in ("a", "b"):
         worker.advance(Job((arm,), (0,), 5, watched=True))
         worker.advance(Job((arm,), (1, 2, 3), 45))

@@ -269,8 +269,8 @@ def test_targets_within_the_range_of_the_outputs(end: nn.Module, low: float, hig
     raw = model(known.batch[0])
     shown = cured(known.batch[0])
     wide: Any = cured
-    torch.testing.assert_close(shown, raw * wide.deviation + wide.mean)
-    reachable = (targets - wide.mean) / wide.deviation
+    torch.testing.assert_close(shown, raw * wide.target_deviation + wide.target_mean)
+    reachable = (targets - wide.target_mean) / wide.target_deviation
     assert low <= float(reachable.min())
     assert float(reachable.max()) <= high
     assert find("linear_output").unusable(known) is None
